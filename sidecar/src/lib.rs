@@ -1,0 +1,23 @@
+//! The sidecar: consumes Kafka topics, gates each event in Redis, hands first-time events to the app, and commits.
+//!
+//! One way through, kept by the types:
+//! `Record → EventId → Decision::Deliver(Claim) → deliver(&Claim, &Record) → Outcome → settle(Claim, Outcome) → watermark → commit`.
+
+pub mod admin;
+pub mod args;
+pub mod canonical;
+pub mod claim;
+pub mod dead_letter;
+pub mod deliver;
+pub mod demo;
+pub mod event_id;
+pub mod gate;
+pub mod kafka;
+pub mod metrics;
+pub mod outcome;
+pub mod pipeline;
+pub mod record;
+pub mod session;
+pub mod settings;
+pub mod store;
+pub mod watermark;
