@@ -7,6 +7,7 @@ pub mod admin;
 pub mod args;
 pub mod canonical;
 pub mod claim;
+pub mod clock;
 pub mod dead_letter;
 pub mod deliver;
 pub mod demo;

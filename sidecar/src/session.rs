@@ -1,1 +1,292 @@
-//! .
+//! Decides under which session claims are made: opens, renews, replaces and ends sessions. Pure: it asks for store operations.
+//!
+//! # Guarantees
+//! - [`Sessions::current`] names a session only while its last confirmed renewal, counted from when it was *sent*, is
+//!   younger than its TTL.
+//! - A replaced session is renewed while a delivery or completion made under it is unsettled, then ended; a session id is
+//!   never used again.
+//! - [`Demand::Save`] comes before the [`Demand::Open`] whose id it names, so that a successor can end what it finds.
+//!
+//! # Assumptions
+//! - Every demand but `Save` is answered by [`Sessions::answered`]; renewals never create a key.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::claim::SessionId;
+use crate::clock::Time;
+use crate::store::{Reply, StoreError};
+
+/// What the sessions ask of the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Write down that these sessions may exist, before anything else.
+    Save(Vec<SessionId>),
+    /// Create the session's key.
+    Open(SessionId),
+    /// Set the key's TTL anew, only if it exists.
+    Renew(SessionId),
+    /// Delete the key.
+    End(SessionId),
+}
+
+/// What an answer to a demand means for everybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing to tell.
+    Nothing,
+    /// A new session is open: claims can be made.
+    Opened,
+    /// The current session's key was gone before its time: the store has lost data.
+    DataLost,
+}
+
+/// How many of its own sessions a sidecar remembers. An older one's claims look like a stranger's, which is only slower.
+const REMEMBERED: usize = 1_000;
+
+#[derive(Debug)]
+struct Life {
+    id: SessionId,
+    /// When the last confirmed renewal (or the opening) was sent.
+    renewed: Time,
+    /// When a renewal is due.
+    due: Time,
+    /// A renewal is on its way since.
+    asked: Option<Time>,
+    /// Deliveries and completions under way that were made under it.
+    unsettled: usize,
+}
+
+/// All sessions of one sidecar: the current one, those replaced and not yet ended, and a predecessor's.
+#[derive(Debug)]
+pub struct Sessions {
+    ttl: Duration,
+    current: Option<Life>,
+    opening: Option<(SessionId, Time)>,
+    /// No session is opened before.
+    open_at: Time,
+    replaced: Vec<Life>,
+    /// To be ended, each with when to ask next; `None` while asked.
+    ending: Vec<(SessionId, Option<Time>)>,
+    known: VecDeque<SessionId>,
+    closing: bool,
+}
+
+impl Sessions {
+    /// Sessions of that TTL. `inherited` are those of a predecessor in the same pod: they are ended first.
+    #[must_use]
+    pub fn new(ttl: Duration, inherited: Vec<SessionId>, now: Time) -> Self {
+        Self {
+            ttl,
+            current: None,
+            opening: None,
+            open_at: now,
+            replaced: Vec::new(),
+            ending: inherited.iter().map(|id| (*id, Some(now))).collect(),
+            known: inherited.into(),
+            closing: false,
+        }
+    }
+
+    /// The session under which a claim can be made, or a delivery started, now.
+    #[must_use]
+    pub fn current(&self, now: Time) -> Option<SessionId> {
+        self.current.as_ref().filter(|life| self.alive(life, now)).map(|life| life.id)
+    }
+
+    /// Is this the session that was opened last, and not given up since?
+    #[must_use]
+    pub fn is_current(&self, id: SessionId) -> bool {
+        self.current.as_ref().is_some_and(|life| life.id == id)
+    }
+
+    /// Is this a session of this sidecar, or of its predecessor?
+    #[must_use]
+    pub fn is_mine(&self, id: SessionId) -> bool {
+        self.known.contains(&id)
+    }
+
+    /// How long a session lives after its last renewal.
+    #[must_use]
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Gives up the current session: claims are made only under a new one. Without effect while none is open.
+    pub fn rotate(&mut self) {
+        if let Some(life) = self.current.take() {
+            self.replaced.push(life);
+        }
+        // The reply of an opening on its way would bring a session that is as suspect as the one given up.
+        if let Some((id, asked)) = self.opening.take() {
+            self.ending.push((id, Some(asked + self.ttl / 3)));
+        }
+    }
+
+    /// No session is opened before that moment.
+    pub fn open_not_before(&mut self, at: Time) {
+        self.open_at = at;
+    }
+
+    /// A delivery starts under that session: it is kept alive until as many [`Sessions::unhold`].
+    pub fn hold(&mut self, id: SessionId) {
+        if let Some(life) = self.life(id) {
+            life.unsettled += 1;
+        }
+    }
+
+    /// What was held is settled.
+    pub fn unhold(&mut self, id: SessionId) {
+        if let Some(life) = self.life(id) {
+            life.unsettled = life.unsettled.saturating_sub(1);
+        }
+    }
+
+    /// Ends everything: no session is opened any more.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.rotate();
+    }
+
+    /// Nothing is left to end.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closing && self.replaced.is_empty() && self.ending.is_empty()
+    }
+
+    /// What is due. `fresh` gives an id that was never used.
+    pub fn poll(&mut self, now: Time, fresh: impl FnOnce() -> SessionId, demands: &mut Vec<Demand>) {
+        self.replace_expired(now);
+        self.end_settled(now);
+        let third = self.ttl / 3;
+        for life in self.current.iter_mut().chain(&mut self.replaced) {
+            if life.asked.is_none() && now >= life.due {
+                life.asked = Some(now);
+                life.due = now + third;
+                demands.push(Demand::Renew(life.id));
+            }
+        }
+        for (id, at) in &mut self.ending {
+            if at.is_some_and(|at| now >= at) {
+                *at = None;
+                demands.push(Demand::End(*id));
+            }
+        }
+        if self.current.is_none() && self.opening.is_none() && !self.closing && now >= self.open_at {
+            let id = fresh();
+            self.opening = Some((id, now));
+            if self.known.len() >= REMEMBERED {
+                self.known.pop_front();
+            }
+            self.known.push_back(id);
+            demands.push(Demand::Save(self.existing()));
+            demands.push(Demand::Open(id));
+        }
+    }
+
+    /// Takes the answer to a demand.
+    pub fn answered(&mut self, demand: &Demand, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        match demand {
+            Demand::Save(_) => News::Nothing,
+            Demand::Open(id) => self.opened(*id, reply, now),
+            Demand::Renew(id) => self.renewed(*id, reply, now),
+            Demand::End(id) => {
+                match reply {
+                    Ok(_) => self.ending.retain(|(ending, _)| ending != id),
+                    Err(_) => self.retry_ending(*id, now),
+                }
+                News::Nothing
+            }
+        }
+    }
+
+    /// When [`Sessions::poll`] has something to do next, if that is known.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Time> {
+        let renewals = self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
+        let endings = self.ending.iter().filter_map(|(_, at)| *at);
+        let opening = (self.current.is_none() && self.opening.is_none() && !self.closing).then_some(self.open_at);
+        renewals.chain(endings).chain(opening).min()
+    }
+
+    /// Sessions that may exist in the store: what a successor has to end.
+    #[must_use]
+    pub fn existing(&self) -> Vec<SessionId> {
+        let lives = self.current.iter().chain(&self.replaced).map(|life| life.id);
+        let opening = self.opening.iter().map(|(id, _)| *id);
+        lives.chain(opening).chain(self.ending.iter().map(|(id, _)| *id)).collect()
+    }
+
+    fn opened(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        let Some((_, asked)) = self.opening.take_if(|(opening, _)| *opening == id) else { return News::Nothing };
+        if matches!(reply, Ok(Reply::Applied)) && now.since(asked) < self.ttl {
+            self.current = Some(Life { id, renewed: asked, due: asked + self.ttl / 3, asked: None, unsettled: 0 });
+            return News::Opened;
+        }
+        // The key may exist or come to exist yet; nothing was claimed under it.
+        self.ending.push((id, Some(now + self.ttl / 3)));
+        self.open_at = self.open_at.max(now + self.retry_after());
+        News::Nothing
+    }
+
+    fn renewed(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        let (ttl, retry) = (self.ttl, self.retry_after());
+        let is_current = self.current.as_ref().is_some_and(|life| life.id == id);
+        let Some(life) = self.life(id) else { return News::Nothing };
+        let asked = life.asked.take().unwrap_or(now);
+        match reply {
+            Ok(Reply::Applied) => life.renewed = life.renewed.max(asked),
+            Ok(_) => {
+                let before_its_time = asked.since(life.renewed) < ttl;
+                self.forget(id);
+                if is_current && before_its_time {
+                    return News::DataLost;
+                }
+            }
+            Err(_) => life.due = now + retry,
+        }
+        News::Nothing
+    }
+
+    fn retry_after(&self) -> Duration {
+        (self.ttl / 30).min(Duration::from_millis(300))
+    }
+
+    fn retry_ending(&mut self, id: SessionId, now: Time) {
+        let at = now + self.ttl / 10;
+        for (ending, due) in &mut self.ending {
+            if *ending == id {
+                *due = Some(at);
+            }
+        }
+    }
+
+    fn replace_expired(&mut self, now: Time) {
+        if self.current.as_ref().is_some_and(|life| !self.alive(life, now)) {
+            self.rotate();
+        }
+    }
+
+    fn end_settled(&mut self, now: Time) {
+        let ending = &mut self.ending;
+        self.replaced.retain(|life| {
+            if life.unsettled == 0 {
+                ending.push((life.id, Some(now)));
+            }
+            life.unsettled > 0
+        });
+    }
+
+    fn alive(&self, life: &Life, now: Time) -> bool {
+        now.since(life.renewed) < self.ttl
+    }
+
+    fn life(&mut self, id: SessionId) -> Option<&mut Life> {
+        self.current.iter_mut().chain(&mut self.replaced).find(|life| life.id == id)
+    }
+
+    fn forget(&mut self, id: SessionId) {
+        self.current.take_if(|life| life.id == id);
+        self.replaced.retain(|life| life.id != id);
+    }
+}

@@ -1,0 +1,221 @@
+//! Decides what becomes of partitions: assigned, committed, revoked, lost. Pure.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::{Effect, Phase, Pipeline};
+use crate::clock::Time;
+use crate::kafka::CommitRequest;
+use crate::record::{Offset, TopicPartition};
+use crate::watermark::Watermark;
+
+/// A partition that this sidecar holds.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) place: TopicPartition,
+    /// Which assignment it is: records of an earlier one don't count.
+    pub(super) epoch: u64,
+    pub(super) watermark: Watermark,
+    /// The queues of its records by record key; under `None` the queue of the partition, or of records without a key.
+    pub(super) queues: HashMap<Option<Bytes>, usize>,
+    /// Entries from delivery to settlement.
+    pub(super) busy: usize,
+    pub(super) revoking: bool,
+    /// A copy of a record was refused for good: nothing moves until it is taken.
+    pub(super) halted: bool,
+    /// The broker's end of the partition.
+    pub(super) end: Option<Offset>,
+    /// What was asked to be committed last; at first, where reading began.
+    requested: Option<Offset>,
+    /// What is known to be committed.
+    committed: Option<Offset>,
+}
+
+impl Partition {
+    fn new(place: TopicPartition, epoch: u64) -> Self {
+        Self {
+            place,
+            epoch,
+            watermark: Watermark::default(),
+            queues: HashMap::new(),
+            busy: 0,
+            revoking: false,
+            halted: false,
+            end: None,
+            requested: None,
+            committed: None,
+        }
+    }
+
+    pub(super) const fn is_stopped(&self) -> bool {
+        self.revoking || self.halted
+    }
+
+    /// Reading began at this offset, if none was read before: up to here nothing needs a commit.
+    pub(super) fn first_offset(&mut self, offset: Offset) {
+        self.requested.get_or_insert(offset);
+        self.committed.get_or_insert(offset);
+    }
+
+    /// The offset that is due to be committed.
+    pub(super) fn commit(&self) -> Option<Offset> {
+        self.watermark.committable().filter(|offset| Some(*offset) > self.requested)
+    }
+
+    fn request(&self, offset: Offset) -> CommitRequest {
+        CommitRequest { partition: self.place.clone(), epoch: self.epoch, offset }
+    }
+
+    /// Everything settled is known to be committed.
+    pub(super) fn is_committed(&self) -> bool {
+        self.watermark.committable() <= self.committed
+    }
+}
+
+/// Partitions that are to be given up as soon as nothing of theirs is under way.
+#[derive(Debug)]
+pub(super) struct Revocation {
+    pub(super) partitions: Vec<usize>,
+    pub(super) deadline: Time,
+}
+
+impl Pipeline {
+    /// Partitions were assigned.
+    pub fn assigned(&mut self, places: Vec<TopicPartition>, epoch: u64) {
+        self.tally.assigned += 1;
+        for place in places {
+            let at = self.partitions.insert(Partition::new(place.clone(), epoch));
+            self.by_place.insert(place, at);
+        }
+    }
+
+    /// Partitions are to be given up: [`Effect::FinishRevoke`] follows, once what is under way is settled, or after the drain
+    /// time-out.
+    pub fn revoked(&mut self, places: &[TopicPartition], now: Time) {
+        self.tally.revoked += 1;
+        let partitions = self.stop(places, now);
+        self.revocations.push(Revocation { partitions, deadline: now + self.config.drain_timeout });
+    }
+
+    /// Partitions are another's already: nothing is committed.
+    pub fn lost(&mut self, places: &[TopicPartition], now: Time) {
+        self.tally.lost += 1;
+        for at in self.stop(places, now) {
+            self.give_up(at);
+        }
+    }
+
+    /// An offset was committed.
+    pub fn committed(&mut self, place: &TopicPartition, offset: Offset) {
+        self.tally.commits += 1;
+        if let Some(partition) = self.partition_mut(place) {
+            partition.committed = partition.committed.max(Some(offset));
+        }
+    }
+
+    /// An offset was not committed: the next commit tries again.
+    pub fn commit_failed(&mut self, place: &TopicPartition) {
+        self.tally.commits_failed += 1;
+        if let Some(partition) = self.partition_mut(place) {
+            partition.requested = partition.committed;
+        }
+    }
+
+    /// The broker's end of a partition, for the lag.
+    pub fn end_of(&mut self, place: &TopicPartition, end: Offset) {
+        if let Some(partition) = self.partition_mut(place) {
+            partition.end = Some(end);
+        }
+    }
+
+    pub(super) fn commit(&mut self, now: Time) {
+        let draining = !self.flow.is_running();
+        if now < self.commit_due && !draining {
+            return;
+        }
+        let mut requests = Vec::new();
+        for (_, partition) in &mut self.partitions {
+            if let Some(offset) = partition.commit().filter(|_| !partition.revoking) {
+                partition.requested = Some(offset);
+                requests.push(partition.request(offset));
+            }
+        }
+        if !requests.is_empty() {
+            self.commit_due = now + self.config.commit_every;
+            self.effects.push(Effect::Commit(requests));
+        }
+    }
+
+    pub(super) fn finish_revocations(&mut self, now: Time) {
+        let ready = |revocation: &mut Revocation| {
+            now >= revocation.deadline || revocation.partitions.iter().all(|at| self.partitions[*at].busy == 0)
+        };
+        let finished: Vec<Revocation> = self.revocations.extract_if(.., ready).collect();
+        for revocation in finished {
+            let mut partitions = Vec::new();
+            let mut commits = Vec::new();
+            for at in revocation.partitions {
+                let partition = &self.partitions[at];
+                if let Some(offset) = partition.watermark.committable().filter(|_| !partition.is_committed()) {
+                    commits.push(partition.request(offset));
+                }
+                partitions.push(partition.place.clone());
+                self.give_up(at);
+            }
+            self.effects.push(Effect::FinishRevoke { partitions, commits });
+        }
+    }
+
+    fn partition_mut(&mut self, place: &TopicPartition) -> Option<&mut Partition> {
+        self.by_place.get(place).and_then(|at| self.partitions.get_mut(*at))
+    }
+
+    /// Stops partitions: what is not under way is given back and forgotten.
+    fn stop(&mut self, places: &[TopicPartition], now: Time) -> Vec<usize> {
+        self.follow_verdicts(now);
+        let stopped: Vec<usize> = places.iter().filter_map(|place| self.by_place.get(place).copied()).collect();
+        for at in &stopped {
+            self.partitions[*at].revoking = true;
+        }
+        let queues: Vec<usize> =
+            self.queues.iter().filter(|(_, q)| stopped.contains(&q.partition)).map(|(at, _)| at).collect();
+        for queue in queues {
+            self.withdraw_undelivered(queue, now);
+            self.dissolve(queue);
+        }
+        self.follow_verdicts(now);
+        stopped
+    }
+
+    /// Drops a queue: entries under way go on without it, the others are forgotten, to be read again by the next owner.
+    fn dissolve(&mut self, at: usize) {
+        let queue = self.queues.remove(at);
+        self.touched.retain(|touched| *touched != at);
+        self.starved.retain(|starved| *starved != at);
+        self.deliverable.retain(|listed| *listed != at);
+        self.partitions[queue.partition].queues.remove(&queue.key);
+        for ticket in queue.entries {
+            let entry = &mut self.entries[ticket];
+            entry.queue = None;
+            if matches!(entry.phase, Phase::Queued) {
+                let (place, bytes) = (entry.record.origin.clone(), entry.record.size());
+                self.entries.remove(ticket);
+                self.make_room(place, self.partitions[queue.partition].epoch, 1, bytes);
+            } else {
+                self.forget_if_gone(ticket);
+            }
+        }
+    }
+
+    /// Forgets a partition. What is under way goes on and settles, without an offset to pass.
+    fn give_up(&mut self, at: usize) {
+        let partition = self.partitions.remove(at);
+        self.by_place.remove(&partition.place);
+        for (_, entry) in &mut self.entries {
+            if entry.partition == Some(at) {
+                entry.partition = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Decides what the sidecar says of itself: conditions, readiness, partitions. Pure.
+
+use std::sync::Arc;
+
+use crds::config::FailurePolicy;
+use crds::status::{PartitionStatus, SidecarStatus};
+
+use super::Pipeline;
+use crate::clock::Time;
+use crate::record::{Offset, TopicPartition};
+
+/// A condition as it stands now; who publishes it knows since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about.
+    pub about: &'static str,
+    /// It is as it should be.
+    pub healthy: bool,
+    /// One word in CamelCase.
+    pub reason: &'static str,
+    /// A sentence that names the thing and the fix.
+    pub message: String,
+    /// While it is not healthy, the sidecar is not ready.
+    pub essential: bool,
+}
+
+/// What was told to the pipeline and lasts.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) copies_refused: Option<(Arc<str>, String)>,
+    missing: Vec<String>,
+    /// Partitions of all topics, once that is known.
+    topic_partitions: Option<usize>,
+    brokers_down: Option<String>,
+    brokers_known: bool,
+    reset: Option<String>,
+    problem: Option<String>,
+    eviction: Option<String>,
+}
+
+impl Pipeline {
+    /// Which topics there are.
+    pub fn topics_found(&mut self, missing: Vec<String>, partitions: usize) {
+        self.findings.topic_partitions = missing.is_empty().then_some(partitions);
+        self.findings.missing = missing;
+    }
+
+    /// Whether a broker can be reached, and if not, why.
+    pub fn brokers(&mut self, down: Option<String>) {
+        self.findings.brokers_known = true;
+        self.findings.brokers_down = down;
+    }
+
+    /// Reading began anew at the earliest record, since the committed offset is gone.
+    pub fn offset_reset(&mut self, place: Option<&TopicPartition>, message: &str) {
+        self.findings.reset = Some(match place {
+            Some(place) => format!("{place}: {message}"),
+            None => message.to_owned(),
+        });
+    }
+
+    /// Something does not work and is tried again.
+    pub fn problem(&mut self, message: String) {
+        self.findings.problem = Some(message);
+    }
+
+    /// The store may forget keys before their time, or not; with what to do about it.
+    pub fn eviction(&mut self, danger: Option<String>) {
+        self.findings.eviction = danger;
+    }
+
+    /// This sidecar has every partition of its topics, so that its own memory knows every duplicate.
+    pub(super) fn covers(&self) -> bool {
+        self.findings.topic_partitions == Some(self.partitions.len())
+    }
+
+    /// The state of everything that can go wrong and last.
+    #[must_use]
+    pub fn findings(&self, now: Time) -> Vec<Finding> {
+        let closed = self.gate.policy() == FailurePolicy::Closed;
+        vec![
+            self.find_app(),
+            finding("BrokersReachable", true, "NoBroker", match &self.findings.brokers_down {
+                Some(why) => Some(format!("no Kafka broker answers: {why}; check kafka.bootstrapServers, tls and sasl")),
+                None if self.findings.brokers_known => None,
+                None => Some("no Kafka broker has answered yet".to_owned()),
+            }),
+            finding("TopicsFound", true, "TopicMissing", (!self.findings.missing.is_empty()).then(|| {
+                format!("no such topic: {}; create it, or correct `topics`", self.findings.missing.join(", "))
+            })),
+            finding("Protected", closed, "StoreAway", self.unprotected(now)),
+            finding("DataKept", false, "StoreLostData", self.gate.data_lost(now).map(|_| {
+                "a session key was gone before its time: Redis has lost data (flush, failover or eviction); duplicates of \
+                 what it forgot may be delivered until one ttl has passed"
+                    .to_owned()
+            })),
+            finding("KeysReadable", false, "UnusableKey", self.gate.unusable(now).map(|unusable| {
+                format!("the Redis key `{}` can't be used: {}; delete it, or choose another keyPrefix", unusable.key, unusable.why)
+            })),
+            finding("EvictionSafe", false, "MayEvict", self.findings.eviction.clone()),
+            finding("CopiesTaken", false, "CopyRefused", self.findings.copies_refused.as_ref().map(|(topic, why)| {
+                format!("the topic `{topic}` does not take a copy: {why}; create it, permit it, or raise its max.message.bytes")
+            })),
+            finding("OffsetsInRange", false, "OffsetReset", self.findings.reset.as_ref().map(|what| {
+                format!("{what}; records were deleted before they were read, or the group's offsets are another topic's")
+            })),
+            finding("KafkaAccepts", false, "KafkaProblem", self.findings.problem.clone()),
+        ]
+    }
+
+    /// Everything `/status` tells, but since when.
+    #[must_use]
+    pub fn status(&self, now: Time) -> SidecarStatus {
+        SidecarStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            group: self.config.group.clone(),
+            ready: self.findings(now).iter().all(|finding| finding.healthy || !finding.essential),
+            session: self.gate.session(now).map(|session| session.to_string()),
+            protection: self.gate.protection(self.covers(), now),
+            conditions: Vec::new(),
+            app_up: self.flow.app_is_up(),
+            joined: self.flow.is_joined(),
+            paused: self.flow.is_paused(),
+            partitions: self.partitions.iter().map(|(_, partition)| partition.status()).collect(),
+            counters: self.counters,
+        }
+    }
+
+    /// Requests and events with the app or being settled, and records and bytes in memory.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load { requests: self.deliveries.len(), busy: self.busy, entries: self.entries.len() }
+    }
+
+    fn find_app(&self) -> Finding {
+        let trouble = self.flow.app_trouble().map(|why| match why {
+            "" => "the app has not accepted a connection yet".to_owned(),
+            why => format!("the app does not accept connections: {why}"),
+        });
+        finding("AppUp", true, "AppDown", trouble)
+    }
+
+    fn unprotected(&self, now: Time) -> Option<String> {
+        let error = self.gate.last_error().unwrap_or("no answer");
+        if self.gate.away_since().is_some() {
+            return Some(format!("Redis is away: {error}; check redis.url, the network and the server"));
+        }
+        self.gate.session(now).is_none().then(|| match self.gate.last_error() {
+            Some(error) => format!("no session is open: {error}"),
+            None => "no session is open yet".to_owned(),
+        })
+    }
+}
+
+/// What the pipeline holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests under way.
+    pub requests: usize,
+    /// Events from delivery to settlement.
+    pub busy: usize,
+    /// Records in memory.
+    pub entries: usize,
+}
+
+impl super::partition::Partition {
+    fn status(&self) -> PartitionStatus {
+        let watermark = self.watermark.committable();
+        let lag = |(end, watermark): (Offset, Offset)| (end - watermark).max(0);
+        PartitionStatus {
+            topic: self.place.topic.to_string(),
+            partition: self.place.partition,
+            watermark,
+            buffered: self.watermark.len() as u64,
+            lag: self.end.zip(watermark).map(lag),
+        }
+    }
+}
+
+fn finding(about: &'static str, essential: bool, reason: &'static str, trouble: Option<String>) -> Finding {
+    match trouble {
+        None => Finding { about, healthy: true, reason: "AsExpected", message: String::new(), essential },
+        Some(message) => Finding { about, healthy: false, reason, message, essential },
+    }
+}
