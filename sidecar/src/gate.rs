@@ -317,7 +317,7 @@ impl Gate {
         let gated = match (self.breaker.is_open(), self.config.policy) {
             (true, FailurePolicy::Open) => Gated::Memory,
             (false, _) if fresh && claim.age(now) > self.slots[at].terms.claim_ttl / 2 => {
-                self.release(claim, false, None, now);
+                self.release(claim, false, Some(now), now);
                 return None;
             }
             (false, _) if fresh => if self.is_degraded(now) { Gated::Degraded } else { Gated::Store },
@@ -352,9 +352,9 @@ impl Gate {
         self.write_done(at, now);
     }
 
-    /// The event is to come again: `sent` tells whether a request may have left under this claim. With `not_before` whoever
-    /// asked keeps asking and is served again from then on; without, at once.
-    pub fn release(&mut self, claim: Claim, sent: bool, not_before: Option<Time>, now: Time) {
+    /// The event is to come again: `sent` tells whether a request may have left under this claim. With `again` whoever asked
+    /// keeps asking and is served again from then on; without, it is withdrawn.
+    pub fn release(&mut self, claim: Claim, sent: bool, again: Option<Time>, now: Time) {
         let Some(at) = self.slot_of(&claim) else { return };
         let (session, attempt) = (claim.session(), claim.attempt());
         let slot = &mut self.slots[at];
@@ -363,7 +363,10 @@ impl Gate {
             slot.floor = slot.floor.max(attempt);
             slot.requests = slot.requests.saturating_add(1);
         }
-        slot.not_before = not_before.unwrap_or(now);
+        match again {
+            Some(not_before) => slot.not_before = not_before,
+            None => slot.owner = None,
+        }
         if let Some(session) = session.filter(|_| delivering) {
             self.sessions.unhold(session);
         }

@@ -41,7 +41,8 @@ const CALM: Plan = Plan {
     reject: false,
 };
 
-const EVERYTHING: Faults = Faults { store: true, outage: false, crash: true, rebalance: true, app: true, app_down: true };
+const EVERYTHING: Faults =
+    Faults { store: true, outage: false, crash: true, rebalance: true, app: true, app_down: true };
 
 #[test]
 fn without_faults_every_event_has_one_effect() {

@@ -64,12 +64,23 @@ impl Pipeline {
         }
     }
 
+    /// Takes the heads of further queues into the same request.
     fn fill(&mut self, starting: &mut Starting, now: Time) {
+        let mut unfit = Vec::new();
         while starting.has_room(self.config.batch)
             && let Some(queue) = self.deliverable.pop_front()
         {
+            let head = self.queues[queue].entries.front();
+            if head.is_some_and(|head| !starting.fits(self.entries[*head].batch_cap)) {
+                unfit.push(queue);
+                continue;
+            }
             self.queues[queue].listed = false;
             self.take_from(queue, starting, now);
+        }
+        // They keep their place before those that came later.
+        for queue in unfit.into_iter().rev() {
+            self.deliverable.push_front(queue);
         }
     }
 
@@ -82,9 +93,9 @@ impl Pipeline {
         if most > 1 && self.worth_waiting(queue, most) {
             return;
         }
-        let mut place = 0;
+        let (mut place, mut taken) = (0, 0);
         while starting.has_room(self.config.batch)
-            && place < most
+            && taken < most
             && let Some(&ticket) = self.queues[queue].entries.get(place)
         {
             place += 1;
@@ -97,6 +108,7 @@ impl Pipeline {
             if !self.start_one(ticket, starting, now) {
                 break;
             }
+            taken += 1;
         }
         if starting.queue_of_last == Some(queue) {
             starting.queues.push(queue);
@@ -194,7 +206,7 @@ impl Pipeline {
     /// The request never left: the app is down. That is no attempt, and nothing backs off.
     fn unsent(&mut self, ticket: Ticket, claim: Claim, why: &str, now: Time) {
         self.app_is_down(why, now);
-        self.come_again(ticket, claim, false, None, now);
+        self.come_again(ticket, claim, false, now, now);
     }
 
     fn fail(
@@ -206,13 +218,13 @@ impl Pipeline {
         sent: bool,
         now: Time,
     ) {
-        let behind = *reason == Reason::BehindFailed;
-        let not_before = (!behind).then(|| {
+        let mut not_before = now;
+        if *reason != Reason::BehindFailed {
             let entry = &mut self.entries[ticket];
             entry.failures = entry.failures.saturating_add(1);
             let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
-            now + outcome::backoff(entry.failures, &self.config.backoff, retry_after, jitter)
-        });
+            not_before = now + outcome::backoff(entry.failures, &self.config.backoff, retry_after, jitter);
+        }
         tracing::info!(
             topic = %self.entries[ticket].record.origin.topic,
             partition = self.entries[ticket].record.origin.partition,
@@ -224,26 +236,22 @@ impl Pipeline {
         self.come_again(ticket, claim, sent, not_before, now);
     }
 
-    fn come_again(&mut self, ticket: Ticket, claim: Claim, sent: bool, not_before: Option<Time>, now: Time) {
+    /// Gives the event back, to be delivered again: from here, or from wherever its partition is by then.
+    fn come_again(&mut self, ticket: Ticket, claim: Claim, sent: bool, not_before: Time, now: Time) {
         self.not_busy(ticket);
-        self.gate.release(claim, sent, not_before, now);
-        if self.entries[ticket].queue.is_none() {
-            // Its partition is another's by now.
-            let key = self.entries[ticket].key.clone();
-            self.gate.withdraw(ticket, &key, now);
-            self.drop_orphan(ticket);
-            return;
-        }
-        self.set_phase(ticket, Phase::Requested { waiting: true });
-        if !self.flow.is_running() {
-            let key = self.entries[ticket].key.clone();
-            self.gate.withdraw(ticket, &key, now);
+        let Some(queue) = self.entries[ticket].queue else {
+            self.gate.release(claim, sent, None, now);
+            return self.drop_orphan(ticket);
+        };
+        if self.flow.is_running() {
+            self.set_phase(ticket, Phase::Requested { waiting: true });
+            self.gate.release(claim, sent, Some(not_before), now);
+        } else {
             self.set_phase(ticket, Phase::Queued);
-            if let Some(queue) = self.entries[ticket].queue {
-                self.queues[queue].requested = 0;
-            }
+            self.gate.release(claim, sent, None, now);
+            self.queues[queue].requested = 0;
         }
-        self.touch_queue_of(ticket);
+        self.touch(queue);
     }
 
     /// An entry without a queue comes again elsewhere. While its partition is still here, it is neither settled nor under way.

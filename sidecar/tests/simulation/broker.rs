@@ -52,13 +52,8 @@ impl Broker {
         };
         let mut id = [0; 32];
         id[..8].copy_from_slice(&(event as u64).to_be_bytes());
-        let identity = Identity {
-            id: EventId(id),
-            fallback: false,
-            event_type: "".into(),
-            fingerprint: None,
-            cloud_event: None,
-        };
+        let identity =
+            Identity { id: EventId(id), fallback: false, event_type: "".into(), fingerprint: None, cloud_event: None };
         Arrival { record: Arc::new(record), identity: Arc::new(identity) }
     }
 }

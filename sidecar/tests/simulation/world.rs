@@ -158,7 +158,8 @@ impl World {
                 self.after(at + long, Action::Outage(false));
             }
             if faults.app_down && self.rng.random_bool(0.1) {
-                let (sidecar, long) = (self.rng.random_range(0..self.plan.sidecars), self.rng.random_range(100..90_000));
+                let (sidecar, long) =
+                    (self.rng.random_range(0..self.plan.sidecars), self.rng.random_range(100..90_000));
                 self.after(at, Action::AppDown { sidecar, down: true });
                 self.after(at + long, Action::AppDown { sidecar, down: false });
             }
@@ -205,8 +206,8 @@ impl World {
                 if covered && !self.plan.faults.outage && pair[1].attempt <= pair[0].attempt {
                     return Err(format!("event {event}: attempt {} after {}", pair[1].attempt, pair[0].attempt));
                 }
-                // Only a crash between the answer and `done` brings a completed event again.
-                if calm && pair[0].completed {
+                // Only a crash between the answer and `done` brings a completed event again, or less than full protection.
+                if calm && pair[0].completed && pair[1].protection == Protection::Full {
                     return Err(format!("event {event} came again after it was completed"));
                 }
             }
@@ -225,7 +226,7 @@ impl World {
     }
 
     fn tell(&mut self, what: String) {
-        if self.story.len() > 160 {
+        if self.story.len() > 1_000 {
             self.story.pop_front();
         }
         self.story.push_back(format!("{:?} {what}", self.now.since(Time::at(START))));
@@ -504,7 +505,8 @@ impl World {
         for at in self.broker.committed[partition]..offset {
             let event = self.broker.log[partition][usize::try_from(at).unwrap()];
             if !self.settled[event] {
-                self.broken = Some(format!("partition {partition}: committed past offset {at}, event {event} unsettled"));
+                self.broken =
+                    Some(format!("partition {partition}: committed past offset {at}, event {event} unsettled"));
             }
         }
         self.broker.committed[partition] = self.broker.committed[partition].max(offset);
@@ -514,8 +516,11 @@ impl World {
         let life = self.lives[sidecar];
         let faulty = self.plan.faults.app && self.now.since(Time::at(START)) < FAULTS_END;
         let unsent = self.app_down[sidecar];
-        let mut outcomes = Vec::new();
+        let mut outcomes: Vec<Outcome> = Vec::new();
         for parcel in parcels {
+            // In order, what follows a failed event in its batch counts as failed too.
+            let behind = self.plan.ordering == Ordering::Partition
+                && outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed { .. }));
             let event: usize = std::str::from_utf8(parcel.record.value.as_ref().unwrap()).unwrap().parse().unwrap();
             let failed = |sent, reason| Outcome::Failed { reason, retry_after: None, sent };
             let outcome = if unsent {
@@ -526,8 +531,8 @@ impl World {
                 }
                 failed(true, Reason::TimedOut)
             } else {
-                self.effect(event, &parcel, true);
-                self.settled[event] = true;
+                self.effect(event, &parcel, !behind);
+                self.settled[event] |= !behind;
                 if self.plan.reject && event % 10 == 3 { Outcome::Rejected(Reason::Drop) } else { Outcome::Completed }
             };
             self.tell(format!("{sidecar}: event {event} attempt {} -> {outcome:?}", parcel.attempt));
