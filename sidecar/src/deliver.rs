@@ -20,8 +20,6 @@ pub struct Parcel {
     pub record: Arc<Record>,
     /// What the record means.
     pub identity: Arc<Identity>,
-    /// The key in the store.
-    pub idempotency_key: Arc<str>,
     /// The fencing token: 1 for the first delivery; above 1 the event may have had its effect already.
     pub attempt: u32,
     /// What the sidecar can promise for this delivery.

@@ -195,7 +195,7 @@ impl World {
     }
 
     fn check_ledger(&self) -> Result<(), String> {
-        let calm = !self.plan.faults.crash && !self.plan.faults.outage;
+        let calm = !self.plan.faults.crash;
         for event in 0..self.plan.events {
             let effects: Vec<&Effected> = self.ledger.iter().filter(|effect| effect.event == event).collect();
             if effects.is_empty() {
@@ -207,7 +207,7 @@ impl World {
                     return Err(format!("event {event}: attempt {} after {}", pair[1].attempt, pair[0].attempt));
                 }
                 // Only a crash between the answer and `done` brings a completed event again, or less than full protection.
-                if calm && pair[0].completed && pair[1].protection == Protection::Full {
+                if calm && pair[0].completed && covered && !self.plan.faults.outage {
                     return Err(format!("event {event} came again after it was completed"));
                 }
             }
