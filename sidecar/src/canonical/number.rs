@@ -90,14 +90,33 @@ fn write_float(value: f64, out: &mut Vec<u8>) {
     if value.is_infinite() {
         return out.extend_from_slice(b"Infinity");
     }
-    // At most 17 digits, a point and an exponent of 5 characters.
-    let mut room = [0_u8; 32];
-    let mut rest = &mut room[..];
-    let written = write!(rest, "{:e}", value.abs());
-    debug_assert!(written.is_ok(), "a float's digits fit in 32 bytes");
-    let left = rest.len();
-    let shown = &room[..room.len() - left];
+    let (mut room, mut other) = ([0_u8; ROOM], [0_u8; ROOM]);
+    let mut shown = show(&mut room, format_args!("{:e}", value.abs()));
+    // Halfway between two shortest candidates, which takes 16 digits or a subnormal, Python takes the even one and Rust the
+    // upper one. Rust rounds to even where it is told the number of digits; near a power of two that may be another number.
+    let digits = shown.iter().take_while(|b| **b != b'e').filter(|b| b.is_ascii_digit()).count();
+    if digits > EXACT_DIGITS || value.is_subnormal() {
+        let even = show(&mut other, format_args!("{:.*e}", digits - 1, value.abs()));
+        if even != shown && std::str::from_utf8(even).ok().and_then(|t| t.parse().ok()) == Some(value.abs()) {
+            shown = even;
+        }
+    }
+    write_digits(shown, out);
+}
 
+/// At most 17 digits, a point and an exponent of 5 characters.
+const ROOM: usize = 32;
+
+fn show<'r>(room: &'r mut [u8; ROOM], number: std::fmt::Arguments<'_>) -> &'r [u8] {
+    let mut rest = &mut room[..];
+    let written = rest.write_fmt(number);
+    debug_assert!(written.is_ok(), "a float's digits fit in the room");
+    let left = rest.len();
+    &room[..ROOM - left]
+}
+
+/// Writes digits and exponent (`d.ddde-x`) in Python's layout.
+fn write_digits(shown: &[u8], out: &mut Vec<u8>) {
     let e = shown.iter().position(|b| *b == b'e').unwrap_or(shown.len());
     let exponent: i32 =
         std::str::from_utf8(&shown[(e + 1).min(shown.len())..]).ok().and_then(|t| t.parse().ok()).unwrap_or(0);
