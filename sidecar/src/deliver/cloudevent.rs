@@ -23,10 +23,10 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 
-use self::encode::{decimal, hex, percent, percent_name};
+use self::encode::{decimal, hex, percent, percent_name, percent_uri};
 use self::select::{Extras, content_type, own, select};
 use crate::deliver::Parcel;
 use crate::outcome::EventName;
@@ -73,7 +73,12 @@ pub fn binary_request(parcel: &Parcel, target: &Uri, scratch: &mut BytesMut) -> 
     headers.put(&CONTENT_TYPE, |out| out.extend_from_slice(content_type(parcel)));
     headers.ours(parcel);
     headers.place(parcel, &extras);
-    let mut request = Request::new(Full::new(record.value.clone().unwrap_or_default()));
+    let body = record.value.clone().unwrap_or_default();
+    if body.is_empty() {
+        // hyper says nothing of an empty body, and some servers ask a POST for its length.
+        headers.map.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = target.clone();
     *request.headers_mut() = headers.map;
@@ -91,7 +96,7 @@ pub fn target(path: &str) -> Uri {
         if byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@?".contains(&byte) {
             out.put_u8(byte);
         } else {
-            percent_name(&mut out, &[byte]);
+            percent_uri(&mut out, &[byte]);
         }
     }
     Uri::from_maybe_shared(out.freeze()).unwrap_or_else(|_| Uri::from_static("/"))
