@@ -11,7 +11,11 @@ pub use crds::status::Protection;
 use crate::event_id::Identity;
 use crate::record::Record;
 
+pub use http::HttpDelivery;
+
 pub mod cloudevent;
+mod http;
+mod pool;
 
 /// One event as it is handed over.
 #[derive(Clone, Debug)]
@@ -20,6 +24,8 @@ pub struct Parcel {
     pub record: Arc<Record>,
     /// What the record means.
     pub identity: Arc<Identity>,
+    /// The store's key of this event: prefix and event id. Unlike the event id it tells two types with equal data apart.
+    pub idempotency_key: Arc<str>,
     /// The fencing token: 1 for the first delivery; above 1 the event may have had its effect already.
     pub attempt: u32,
     /// What the sidecar can promise for this delivery.
@@ -55,7 +61,7 @@ pub const MAX_BODY: usize = 1 << 20;
 /// - `deliver` answers within the configured time-out, and [`Answer::NotSent`] only when no byte was written.
 /// - Dropping the future closes the connection it used.
 pub trait Deliver: Send + Sync + 'static {
-    /// Sends one request: one event in binary mode, or several as a batch when `batch` is set.
+    /// Sends one request: the one event in binary mode, or all as a batch where the configuration allows more than one.
     fn deliver(&self, parcels: Vec<Parcel>) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>>;
 
     /// Does the app accept a connection now? The error says what to do about it.
