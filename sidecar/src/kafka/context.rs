@@ -1,0 +1,342 @@
+//! Decides what librdkafka's callbacks mean: rebalances for the group task, logs, errors and statistics as events. No I/O of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaError as RdError;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
+use serde::Deserialize;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Events, KafkaEvent, lock};
+use crate::record::TopicPartition;
+
+/// What Kafka wants done with our assignment. The group task does it: librdkafka waits for the call, not for the callback.
+#[derive(Debug)]
+pub(super) enum Rebalance {
+    Assign(Vec<TopicPartition>),
+    Revoke { partitions: Vec<TopicPartition>, lost: bool },
+}
+
+/// The partitions that are ours, each under the number of its assignment.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<HashMap<TopicPartition, u64>>);
+
+impl Table {
+    pub(super) fn insert(&self, partition: TopicPartition, epoch: u64) {
+        lock(&self.0).insert(partition, epoch);
+    }
+
+    /// Removes the partition, unless it has been assigned anew since.
+    pub(super) fn remove(&self, partition: &TopicPartition) {
+        lock(&self.0).remove(partition);
+    }
+
+    pub(super) fn holds(&self, partition: &TopicPartition, epoch: u64) -> bool {
+        lock(&self.0).get(partition) == Some(&epoch)
+    }
+
+    pub(super) fn contains(&self, partition: &TopicPartition) -> bool {
+        lock(&self.0).contains_key(partition)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+}
+
+/// Whether brokers answer, told once at each change.
+#[derive(Debug)]
+pub(super) struct Brokers {
+    state: Mutex<BrokerState>,
+    events: Events,
+}
+
+#[derive(Debug, Default)]
+struct BrokerState {
+    told: Option<(bool, String)>,
+    /// Why the last connection failed: "all brokers are down" alone helps nobody.
+    reason: String,
+}
+
+impl Brokers {
+    pub(super) fn new(events: Events) -> Self {
+        Self { state: Mutex::default(), events }
+    }
+
+    pub(super) fn up(&self) {
+        self.tell(&mut lock(&self.state), true, String::new());
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(lock(&self.state).told, Some((true, _)))
+    }
+
+    fn error(&self, code: Code, reason: &str) {
+        let mut state = lock(&self.state);
+        match code {
+            Code::AllBrokersDown if state.reason.is_empty() => self.tell(&mut state, false, reason.to_owned()),
+            Code::AllBrokersDown => {
+                let message = format!("{reason} (last: {})", state.reason);
+                self.tell(&mut state, false, message);
+            }
+            // These do not heal by themselves, and with several brokers "all down" may be long in coming.
+            Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism | Code::SSL => {
+                self.tell(&mut state, false, reason.to_owned());
+            }
+            _ => reason.clone_into(&mut state.reason),
+        }
+    }
+
+    fn tell(&self, state: &mut BrokerState, up: bool, message: String) {
+        let now = (up, message);
+        if state.told.as_ref() != Some(&now) {
+            state.told = Some(now.clone());
+            let _ = self.events.send(KafkaEvent::Brokers { up: now.0, message: now.1 });
+        }
+    }
+}
+
+/// Turns librdkafka's callbacks into events. They run inside polls, so nothing here may wait.
+#[derive(Debug)]
+pub(super) struct Context {
+    topics: Vec<Arc<str>>,
+    events: Events,
+    rebalances: UnboundedSender<Rebalance>,
+    /// The group task is gone: what it would have been asked is done at once.
+    closing: AtomicBool,
+    pub(super) table: Arc<Table>,
+    pub(super) brokers: Arc<Brokers>,
+}
+
+impl Context {
+    pub(super) fn new(topics: &[String], events: Events, rebalances: UnboundedSender<Rebalance>) -> Self {
+        Self {
+            topics: topics.iter().map(|t| Arc::from(t.as_str())).collect(),
+            brokers: Arc::new(Brokers::new(events.clone())),
+            events,
+            rebalances,
+            closing: AtomicBool::new(false),
+            table: Arc::default(),
+        }
+    }
+
+    /// From now on librdkafka's questions are answered at once.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    fn partition(&self, topic: &str, partition: i32) -> TopicPartition {
+        let known = self.topics.iter().find(|t| &***t == topic);
+        TopicPartition { topic: known.map_or_else(|| Arc::from(topic), Arc::clone), partition }
+    }
+}
+
+/// Gives partitions back, as the group's protocol wants it.
+pub(super) fn unassign<C: rdkafka::consumer::Consumer<X>, X: ConsumerContext>(
+    consumer: &C,
+    list: &TopicPartitionList,
+) -> rdkafka::error::KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+        RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+    }
+}
+
+/// Takes partitions, as the group's protocol wants it.
+pub(super) fn assign<C: rdkafka::consumer::Consumer<X>, X: ConsumerContext>(
+    consumer: &C,
+    list: &TopicPartitionList,
+) -> rdkafka::error::KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
+        RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(list),
+    }
+}
+
+/// A list as librdkafka takes it, without offsets: reading starts at the committed ones.
+pub(super) fn list(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for p in partitions {
+        list.add_partition(&p.topic, p.partition);
+    }
+    list
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
+        let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let partitions = tpl.elements().iter().map(|e| self.partition(e.topic(), e.partition())).collect();
+        let asked = if assigned {
+            Rebalance::Assign(partitions)
+        } else {
+            Rebalance::Revoke { partitions, lost: consumer.assignment_lost() }
+        };
+        if !self.closing.load(Ordering::SeqCst) && self.rebalances.send(asked).is_ok() {
+            return;
+        }
+        let done = if assigned { assign(consumer, tpl) } else { unassign(consumer, tpl) };
+        if let Err(error) = done {
+            tracing::warn!(%error, assigned, "rebalance while closing");
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+        if facility == "OFFSET"
+            && let Some((topic, partition)) = reset_partition(message)
+        {
+            let partition = self.partition(topic, partition);
+            let _ = self.events.send(KafkaEvent::OffsetReset { partition, message: message.to_owned() });
+        }
+    }
+
+    fn error(&self, error: RdError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+        if let Some(code) = error.rdkafka_error_code() {
+            self.brokers.error(code, reason);
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(stats) = serde_json::from_slice::<Stats>(statistics) else {
+            tracing::warn!("librdkafka's statistics can't be read: no lag is reported");
+            return;
+        };
+        let mut ends = Vec::new();
+        for (topic, t) in &stats.topics {
+            for p in t.partitions.values().filter(|p| p.partition >= 0 && p.end() >= 0) {
+                let partition = self.partition(topic, p.partition);
+                if self.table.contains(&partition) {
+                    ends.push((partition, p.end()));
+                }
+            }
+        }
+        if !ends.is_empty() {
+            let _ = self.events.send(KafkaEvent::Lag(ends));
+        }
+    }
+}
+
+/// librdkafka's log lines, in ours. Its warnings that a property is the other kind of client's are no news: both share theirs.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
+    match level {
+        _ if facility == "CONFWARN" && message.contains("will be ignored by this") => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+        Emerg | Alert | Critical | Error => tracing::error!(target: "librdkafka", facility, "{message}"),
+        Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
+        Notice | Info => tracing::info!(target: "librdkafka", facility, "{message}"),
+        Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// The partition in `[thrd:main]: <topic> [<partition>]: offset reset (at …) to …: <reason>: Broker: Offset out of range`.
+///
+/// librdkafka has no other sign of it: resets because of an error are logged as warnings, the first start of a group is not.
+fn reset_partition(message: &str) -> Option<(&str, i32)> {
+    let (place, _) = message.split_once("]: offset reset (")?;
+    let (topic, partition) = place.rsplit_once(" [")?;
+    let topic = topic.rsplit(' ').next()?;
+    Some((topic, partition.parse().ok()?))
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    #[serde(default)]
+    topics: HashMap<String, TopicStats>,
+}
+
+#[derive(Deserialize)]
+struct TopicStats {
+    #[serde(default)]
+    partitions: HashMap<String, PartitionStats>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStats {
+    partition: i32,
+    hi_offset: i64,
+    ls_offset: i64,
+}
+
+impl PartitionStats {
+    /// We read committed records only, so the last stable offset is the end, where the broker tells it.
+    fn end(&self) -> i64 {
+        if self.ls_offset >= 0 { self.ls_offset } else { self.hi_offset }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    fn context() -> (Context, UnboundedReceiver<KafkaEvent>) {
+        let (events, received) = unbounded_channel();
+        (Context::new(&["t.v1".into()], events, unbounded_channel().0), received)
+    }
+
+    #[test]
+    fn an_offset_reset_is_told_from_its_log_line() {
+        let (context, mut events) = context();
+        let line = "[thrd:main]: t.v1 [3]: offset reset (at offset 7 (leader epoch 0), broker 1) to BEGINNING (leader epoch -1): \
+                    fetch failed due to requested offset not available on the broker: Broker: Offset out of range";
+        context.log(RDKafkaLogLevel::Warning, "OFFSET", line);
+        context.log(RDKafkaLogLevel::Warning, "FAIL", line);
+        context.log(RDKafkaLogLevel::Warning, "OFFSET", "[thrd:main]: something else");
+        let Ok(KafkaEvent::OffsetReset { partition, message }) = events.try_recv() else { panic!("no event") };
+        assert_eq!((&*partition.topic, partition.partition), ("t.v1", 3));
+        assert_eq!(message, line);
+        assert!(events.try_recv().is_err());
+    }
+
+    #[test]
+    fn lag_is_told_for_assigned_partitions_with_a_known_end() {
+        let (context, mut events) = context();
+        let ours = |partition| TopicPartition { topic: "t.v1".into(), partition };
+        context.table.insert(ours(0), 1);
+        context.table.insert(ours(1), 1);
+        context.stats_raw(
+            br#"{"name":"x","topics":{"t.v1":{"partitions":{
+                "0":{"partition":0,"hi_offset":12,"ls_offset":10,"x":1},
+                "1":{"partition":1,"hi_offset":-1001,"ls_offset":-1001},
+                "2":{"partition":2,"hi_offset":5,"ls_offset":5},
+                "-1":{"partition":-1,"hi_offset":5,"ls_offset":5}}}}}"#,
+        );
+        let Ok(KafkaEvent::Lag(ends)) = events.try_recv() else { panic!("no event") };
+        assert_eq!(ends, [(ours(0), 10)]);
+    }
+
+    #[test]
+    fn brokers_are_told_at_changes_with_the_reason() {
+        let (context, mut events) = context();
+        let mut next = || match events.try_recv() {
+            Ok(KafkaEvent::Brokers { up, message }) => Some((up, message)),
+            _ => None,
+        };
+        context.brokers.up();
+        context.brokers.up();
+        assert_eq!(next(), Some((true, String::new())));
+        assert_eq!(next(), None);
+        context.error(RdError::Global(Code::BrokerTransportFailure), "k:9092: Connect failed: Connection refused");
+        assert_eq!(next(), None, "one broker of several may be away");
+        context.error(RdError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        let (up, message) = next().unwrap();
+        assert!(!up && message.contains("Connection refused") && message.contains("1/1"), "{message}");
+        context.brokers.up();
+        assert_eq!(next(), Some((true, String::new())));
+        context.error(RdError::Global(Code::Authentication), "SASL authentication error: Authentication failed");
+        assert_eq!(next().map(|(up, _)| up), Some(false));
+    }
+}

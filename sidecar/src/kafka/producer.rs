@@ -1,0 +1,127 @@
+//! Decides how a dead letter or a skipped duplicate is written: acknowledged by all replicas, or an error that says whether to retry. I/O.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError as RdError;
+use rdkafka::message::{Header as RdHeader, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::{KafkaError, config, context, lock};
+use crate::record::Header;
+use crate::settings::KafkaSettings;
+
+/// How long a record may wait for room in the client's queue.
+const QUEUE_WAIT: Duration = Duration::from_secs(5);
+
+/// A record to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutRecord {
+    /// The key.
+    pub key: Option<Bytes>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// The headers in order.
+    pub headers: Vec<Header>,
+}
+
+/// Why a record was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProduceError {
+    /// Trying again can't help: the record itself is refused. Else it may even have been written: a second copy is harmless.
+    pub permanent: bool,
+    /// What librdkafka or the broker said.
+    pub message: String,
+}
+
+struct Log;
+
+impl ClientContext for Log {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
+    }
+
+    fn error(&self, error: RdError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka producer");
+    }
+}
+
+/// Writes records; connects when it first has to.
+pub struct Producer {
+    settings: KafkaSettings,
+    client: Mutex<Option<FutureProducer<Log>>>,
+}
+
+impl Producer {
+    /// Nothing is connected before the first [`send`](Self::send).
+    #[must_use]
+    pub fn new(settings: KafkaSettings) -> Arc<Self> {
+        Arc::new(Self { settings, client: Mutex::new(None) })
+    }
+
+    /// Writes one record and waits until all in-sync replicas have it.
+    ///
+    /// # Errors
+    /// [`ProduceError`], after 30 s at the latest (`message.timeout.ms`), or 5 s more where the client's queue is full.
+    pub async fn send(&self, topic: &str, record: OutRecord) -> Result<(), ProduceError> {
+        let client = self.client().map_err(|e| ProduceError { permanent: false, message: e.to_string() })?;
+        let headers = record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
+            all.insert(RdHeader { key: &h.name, value: h.value.as_deref() })
+        });
+        let mut out = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
+        out.key = record.key.as_deref();
+        out.payload = record.value.as_deref();
+        match client.send(out, QUEUE_WAIT).await {
+            Ok(_) => Ok(()),
+            Err((error, _)) => {
+                self.renew_if_fatal(&client);
+                Err(ProduceError { permanent: is_permanent(&error), message: format!("topic {topic}: {error}") })
+            }
+        }
+    }
+
+    fn client(&self) -> Result<FutureProducer<Log>, KafkaError> {
+        let mut client = lock(&self.client);
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let created: FutureProducer<Log> = config::producer(&self.settings)
+            .create_with_context(Log)
+            .map_err(|e| config::creation_error(e, &self.settings))?;
+        *client = Some(created.clone());
+        Ok(created)
+    }
+
+    /// An idempotent producer that lost its place refuses everything from then on; a new one starts afresh.
+    fn renew_if_fatal(&self, failed: &FutureProducer<Log>) {
+        if let Some((code, reason)) = failed.client().fatal_error() {
+            let mut client = lock(&self.client);
+            if client.as_ref().is_some_and(|c| c.client().native_ptr() == failed.client().native_ptr()) {
+                tracing::warn!(%code, reason, "the Kafka producer is replaced");
+                *client = None;
+            }
+        }
+    }
+}
+
+/// An unknown topic or a missing permission can be put right while we retry; a record that is refused as such can't.
+fn is_permanent(error: &RdError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::MessageSizeTooLarge
+                | Code::MessageBatchTooLarge
+                | Code::InvalidMessageSize
+                | Code::InvalidRecord
+                | Code::InvalidTopic
+                | Code::InvalidTimestamp
+                | Code::PolicyViolation
+                | Code::UnsupportedForMessageFormat
+        )
+    )
+}
