@@ -172,7 +172,7 @@ where
         let (done, result) = mpsc::channel();
         let given = env.clone();
         // A thread of its own, so that a test which blocks it instead of awaiting still meets its limit.
-        std::thread::spawn(move || done.send(run(limit, test, given)));
+        std::thread::Builder::new().name(name.clone()).spawn(move || done.send(run(limit, test, given)))?;
         let result = result
             .recv_timeout(limit + GRACE)
             .unwrap_or_else(|_| Err(anyhow!("not done within {limit:?}, nor {GRACE:?} later: it blocks its thread")));

@@ -129,11 +129,11 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Effect>> {
 }
 
 /// Which event a record value is, from its content alone and not by the code under test: `data.uid` where it is an envelope
-/// of [`crate::publish`], else a hash of the JSON value, else of the bytes.
+/// of [`crate::publish`], `uid` where it is the envelope's `data` alone, else a hash of the JSON value, else of the bytes.
 #[must_use]
 pub fn logical_id(value: &[u8]) -> String {
     let parsed = serde_json::from_slice::<serde_json::Value>(value);
-    if let Some(uid) = parsed.as_ref().ok().and_then(|v| v.pointer("/data/uid")?.as_str()) {
+    if let Some(uid) = parsed.as_ref().ok().and_then(|v| v.pointer("/data/uid").or_else(|| v.get("uid"))?.as_str()) {
         return uid.to_owned();
     }
     let mut hasher = DefaultHasher::new();
@@ -388,6 +388,7 @@ mod tests {
     #[test]
     fn events_are_told_by_content() {
         assert_eq!(logical_id(br#"{"event_id":"x","data":{"uid":"7-1"}}"#), "7-1");
+        assert_eq!(logical_id(br#"{"uid":"7-1"}"#), "7-1");
         assert_eq!(logical_id(br#"{"a": 1}"#), logical_id(br#"{"a":1}"#));
         assert_ne!(logical_id(b"\xff\x00"), logical_id(b"\xff\x01"));
     }

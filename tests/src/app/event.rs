@@ -85,7 +85,7 @@ impl Event {
         };
         let attributes: Vec<_> = members
             .into_iter()
-            .filter(|(name, _)| !name.starts_with("data"))
+            .filter(|(name, _)| !["data", "data_base64"].contains(&name.as_str()))
             .map(|(name, value)| match value {
                 Value::String(text) => (name, text),
                 other => (name, other.to_string()),
