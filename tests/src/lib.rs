@@ -1,1 +1,21 @@
-//! .
+//! The harness: real Kafka and Redis, the sidecar as a process, an app that keeps a ledger, and the checks over it. I/O.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this crate is tests: a panic here is a failed test")]
+#![allow(clippy::print_stderr, reason = "tests talk to the person who runs them")]
+
+pub mod app;
+pub mod env;
+pub mod http;
+pub mod kafka;
+pub mod ledger;
+pub mod offsets;
+pub mod port;
+pub mod process;
+pub mod publish;
+pub mod sidecar;
+pub mod wait;
+
+/// A file or folder of this repository, from its root.
+#[must_use]
+pub fn in_repo(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

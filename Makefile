@@ -1,0 +1,53 @@
+# What CI runs and what a person runs: the same targets. Each does its own set-up.
+#
+#   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
+#   make test    formatting, lints, unit and integration tests
+#   make lint    formatting, lints, licences and advisories
+#   make bench   the benches against real Kafka and Redis
+#   make dist    the binary as it is shipped
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# One profile for all of it, so that librdkafka and the rest are compiled once.
+PROFILE := --release --locked
+
+.PHONY: demo test bench lint clippy fmt fmt-check deny setup setup-build dist
+
+demo: setup-build
+	cargo run $(PROFILE) --quiet --bin sidecar -- demo
+
+# The binaries come first: integration tests start them from the target folder. `cargo test` ends with the summary of the last
+# runner; a failure anywhere ends `make`.
+test: setup fmt-check clippy
+	cargo build $(PROFILE) --bin sidecar --bin ledger-app
+	cargo test $(PROFILE) --workspace
+
+bench: setup
+	cargo build $(PROFILE) --bin sidecar --bin ledger-app
+	cargo bench --profile release --locked --workspace
+
+lint: fmt-check clippy deny
+
+clippy: setup-build
+	cargo clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+fmt:
+	cargo fmt --all
+
+fmt-check:
+	cargo fmt --all --check
+
+deny:
+	scripts/deny
+
+dist: setup-build
+	cargo build --profile dist --locked --bin sidecar
+
+setup:
+	scripts/setup test
+
+setup-build:
+	scripts/setup build
