@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub mod command;
+
 /// The identity of an event: a SHA-256, written in lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub [u8; 32]);

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod pipeline;
 pub mod record;
+pub mod run;
 pub mod session;
 pub mod settings;
 pub mod store;
