@@ -13,6 +13,7 @@ pub mod demo;
 pub mod event_id;
 pub mod gate;
 pub mod kafka;
+pub mod logging;
 pub mod metrics;
 pub mod outcome;
 pub mod pipeline;
