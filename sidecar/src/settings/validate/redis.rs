@@ -1,0 +1,81 @@
+//! Decides whether the Redis part of a configuration makes sense. Pure; never repeats a URL, which may hold a password.
+
+use std::time::Duration;
+
+use crds::config::{RedisConfig, SidecarConfig, Topology};
+
+use super::super::problem::Problems;
+use super::super::redis_url::{self, RedisUrls};
+use super::{both, within, words};
+
+pub(super) fn validate(config: &SidecarConfig, problems: &mut Problems) {
+    let redis = &config.redis;
+    match (&redis.url, &redis.url_file) {
+        (None, None) => problems.add("redis.url", "is missing: set url, or urlFile for one with a password in it"),
+        (Some(_), Some(_)) => problems.add_like("redis.urlFile", "is set beside url: one of the two", "leave one out"),
+        (Some(url), None) => inline(url, redis, problems),
+        (None, Some(_)) => {}
+    }
+    both("redis", redis.certificate_file.is_some(), redis.key_file.is_some(), problems);
+    if redis.username_file.is_some() && redis.password_file.is_none() && redis.url.is_some() {
+        problems.add("redis.passwordFile", "is missing: usernameFile needs the user's password");
+    }
+    match (redis.topology, redis.sentinel_master.as_deref()) {
+        (Topology::Sentinel, None) => problems.add("redis.sentinelMaster", "is missing: topology Sentinel needs it"),
+        (Topology::Sentinel, Some(name)) => {
+            if let Err(wrong) = words(name) {
+                problems.add("redis.sentinelMaster", wrong);
+            }
+        }
+        (_, Some(_)) => problems.add_like(
+            "redis.sentinelMaster",
+            "is set, and the topology is not Sentinel",
+            "{topology: Sentinel, sentinelMaster: mymaster}",
+        ),
+        (_, None) => {}
+    }
+    timeout(config, problems);
+}
+
+/// A URL that stands in the file itself.
+fn inline(url: &str, redis: &RedisConfig, problems: &mut Problems) {
+    match redis_url::parse(url, redis.topology) {
+        Err(wrong) => problems.add("redis.url", wrong),
+        Ok(urls) if urls.password => problems.add_like(
+            "redis.url",
+            "holds a password: put it into a Secret, and name its file in redis.urlFile or redis.passwordFile",
+            "{url: \"redis://redis:6379\", passwordFile: /etc/idempotency/redis/password}",
+        ),
+        Ok(urls) => agree("redis.url", &urls, redis, problems),
+    }
+}
+
+/// What a URL, from wherever it comes, has to do with the fields beside it.
+pub(in crate::settings) fn agree(field: &str, urls: &RedisUrls, redis: &RedisConfig, problems: &mut Problems) {
+    if urls.username && redis.username_file.is_some() {
+        problems.add("redis.usernameFile", format!("is set, and {field} names a user: one of the two"));
+    }
+    if urls.password && redis.password_file.is_some() {
+        problems.add("redis.passwordFile", format!("is set, and {field} holds a password: one of the two"));
+    }
+    if !urls.tls && (redis.ca_file.is_some() || redis.certificate_file.is_some()) {
+        let file = if redis.ca_file.is_some() { "redis.caFile" } else { "redis.certificateFile" };
+        let wrong = format!("is set, and {field} does not ask for TLS: it begins with rediss:// then");
+        problems.add_like(file, wrong, "\"rediss://redis:6380\" as URL");
+    }
+}
+
+fn timeout(config: &SidecarConfig, problems: &mut Problems) {
+    let timeout = config.redis.timeout.get();
+    within("redis.timeout", timeout, Duration::from_millis(10), Duration::from_secs(10), problems);
+    let renewal = config.session.ttl.get() / 3;
+    // A wrong session.ttl is told there; measured against it, every time-out would be wrong as well.
+    let sound = renewal >= Duration::from_secs(1) / 3 && timeout <= Duration::from_secs(10);
+    if sound && timeout >= renewal {
+        let wrong = format!(
+            "is {}, not below a third of session.ttl ({}): one slow answer would end the session",
+            config.redis.timeout, config.session.ttl
+        );
+        problems.add("redis.timeout", wrong);
+    }
+}
