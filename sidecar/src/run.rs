@@ -1,20 +1,480 @@
-//! Placeholder.
+//! Decides nothing: performs what the pipeline asks for, and tells it what came of it. I/O.
+//!
+//! One loop owns the pipeline. Everything else (store round trips, requests to the app, copies, Kafka) runs in tasks that
+//! answer into the loop's inbox.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crds::status::SidecarStatus;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::{Admin, Command, DrainReport};
+use crate::claim::SessionId;
+use crate::clock::Time;
+use crate::deliver::cloudevent::event_names;
+use crate::deliver::{Deliver, HttpDelivery, Parcel};
+use crate::event_id::{Scratch, identify};
+use crate::gate::{Gate, GateConfig, Token};
+use crate::kafka::{self, Consumer, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
+use crate::metrics::Metrics;
+use crate::metrics::labels::TopicLabel;
+use crate::outcome::{self, Outcome};
+use crate::pipeline::{Effect, Pipeline, PipelineConfig};
 use crate::settings::Settings;
-/// Placeholder.
+use crate::store::redis::RedisStore;
+use crate::store::{ClaimStore, Op, Reply, StoreError};
+
+mod ending;
+mod publish;
+mod sessions_file;
+mod watch_app;
+
+use ending::Ending;
+use publish::Publisher;
+use sessions_file::SessionsFile;
+
+/// The loop turns at least this often: the heartbeat of `/livez`, and the status.
+const TICK: Duration = Duration::from_secs(1);
+/// No turn for so long means that the loop is stuck.
+const STUCK: Duration = Duration::from_secs(30);
+/// How much of the inbox is taken in one turn.
+const TURN: usize = 256;
+
+/// Why the sidecar ends other than drained.
 #[derive(Debug, thiserror::Error)]
-#[error("placeholder")]
-pub struct RunError;
+pub enum RunError {
+    /// The admin address can't be listened on.
+    #[error("admin.bind: can't listen on {address}: {source}; choose a free address, for example `0.0.0.0:9464`")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The Kafka client can't be made.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// The Redis client can't be made.
+    #[error("redis: {0}")]
+    Redis(String),
+    /// The Kafka client is of no use any more.
+    #[error("kafka: {0}")]
+    Fatal(String),
+    /// The folder for the sessions can't be used.
+    #[error("stateDir: {0}")]
+    StateDir(std::io::Error),
+    /// The time for draining was over before everything was settled.
+    #[error("{0} events were still under way when drainTimeout was over: they come again, with a higher attempt")]
+    Undrained(usize),
+}
+
 impl RunError {
-    /// Placeholder.
+    /// The exit code by `sysexits.h`.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        70
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Kafka(KafkaError::Property { .. }) | Self::Redis(_) => 64,
+            Self::Bind { .. } | Self::Fatal(_) | Self::StateDir(_) | Self::Kafka(_) => 69,
+            Self::Undrained(_) => 70,
+        }
     }
 }
-/// Placeholder.
+
+/// Runs the sidecar until SIGTERM or SIGINT, and drains it. A second signal ends it at once.
 ///
 /// # Errors
-/// Always.
-pub async fn run(_: Settings) -> Result<(), RunError> {
-    Err(RunError)
+/// [`RunError`], whose [`RunError::exit_code`] is the process's.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    let store = Arc::new(RedisStore::new(settings.redis.clone()).map_err(|error| RunError::Redis(error.to_string()))?);
+    let deliver = Arc::new(HttpDelivery::new(&settings.config.delivery));
+    let inspected = store.clone();
+    let service = Service::start(settings, store, deliver).await?;
+    let inbox = service.inbox.clone();
+    let inspection = tokio::spawn(publish::watch_eviction(inspected, inbox));
+    let ended = service.serve(terminated()).await;
+    inspection.abort();
+    ended
+}
+
+/// What comes in from the tasks.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Store(Vec<(Token, Result<Reply, StoreError>)>),
+    Delivered { id: usize, outcomes: Vec<Outcome> },
+    Copied { id: usize, result: Result<(), ProduceError> },
+    AppAccepts,
+    AppTrouble(String),
+    Eviction(Option<String>),
+}
+
+/// A running sidecar around any store and any way to the app.
+pub struct Service {
+    pipeline: Pipeline,
+    store: Arc<dyn ClaimStore>,
+    deliver: Arc<dyn Deliver>,
+    batch: bool,
+    consumer: Arc<Consumer>,
+    producer: Arc<Producer>,
+    metrics: Arc<Metrics>,
+    publisher: Publisher,
+    status: watch::Receiver<Arc<SidecarStatus>>,
+    sessions_file: SessionsFile,
+    inbox: UnboundedSender<Input>,
+    inputs: UnboundedReceiver<Input>,
+    kafka: UnboundedReceiver<KafkaEvent>,
+    commands: mpsc::Receiver<Command>,
+    /// Who waits for a drain.
+    drains: Vec<oneshot::Sender<DrainReport>>,
+    membership: UnboundedSender<bool>,
+    app_watch: Option<JoinHandle<()>>,
+    heartbeat: Arc<AtomicU64>,
+    ending: Ending,
+    admin: JoinHandle<()>,
+    settings: Settings,
+}
+
+impl Service {
+    /// Binds the admin address and makes the Kafka client; nothing is consumed before [`Service::serve`].
+    ///
+    /// # Errors
+    /// [`RunError`] when the address, the client or the state folder can't be had.
+    pub async fn start(
+        settings: Settings,
+        store: Arc<dyn ClaimStore>,
+        deliver: Arc<dyn Deliver>,
+    ) -> Result<Self, RunError> {
+        let config = &settings.config;
+        let bind = &config.admin.bind;
+        let bound = TcpListener::bind(bind).await;
+        let listener = bound.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
+        let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
+        let now = Time::now();
+        let gate =
+            Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
+        let pipeline = Pipeline::new(PipelineConfig::from(config), gate, rand::rng_source(), now);
+        let (events, kafka) = mpsc::unbounded_channel();
+        let buffer = &config.delivery.buffer;
+        let limits = Limits { max_records: buffer.max_records, max_bytes: buffer.max_bytes };
+        let consumer = Arc::new(Consumer::new(&settings.kafka, limits, identifier(&settings), events)?);
+        let producer = Producer::new(settings.kafka.clone());
+        let metrics = Metrics::new(&config.topics);
+        let (publisher, status) = Publisher::new(metrics.clone());
+        let (inbox, inputs) = mpsc::unbounded_channel();
+        let (commander, commands) = mpsc::channel(16);
+        let heartbeat = Arc::new(AtomicU64::new(millis(now)));
+        let admin = Admin {
+            status: status.clone(),
+            metrics: metrics.clone(),
+            commands: commander,
+            drain_token: settings.drain_token.clone(),
+            alive: alive(heartbeat.clone()),
+        };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "admin listening");
+        }
+        let admin = tokio::spawn(admin.serve(listener, std::future::pending()));
+        let membership = keep_membership(consumer.clone());
+        Ok(Self {
+            batch: config.delivery.batch.max_events > 1,
+            pipeline,
+            store,
+            deliver,
+            consumer,
+            producer,
+            metrics,
+            publisher,
+            status,
+            sessions_file,
+            inbox,
+            inputs,
+            kafka,
+            commands,
+            drains: Vec::new(),
+            membership,
+            app_watch: None,
+            heartbeat,
+            ending: Ending::default(),
+            admin,
+            settings,
+        })
+    }
+
+    /// What the sidecar says of itself, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Arc<SidecarStatus>> {
+        self.status.clone()
+    }
+
+    /// Consumes until `terminated`, then drains and leaves the group.
+    ///
+    /// # Errors
+    /// [`RunError::Fatal`] when the Kafka client fails for good, [`RunError::Undrained`] when the drain took too long.
+    pub async fn serve(mut self, terminated: impl Future<Output = ()>) -> Result<(), RunError> {
+        let mut terminated = std::pin::pin!(terminated);
+        let mut inputs = Vec::with_capacity(TURN);
+        self.pipeline.start();
+        loop {
+            let now = Time::now();
+            self.heartbeat.store(millis(now), Ordering::Relaxed);
+            self.pipeline.advance(now);
+            self.perform(now);
+            self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
+            if let Some(ended) = self.ending.step(&mut self.pipeline, &self.membership, now) {
+                return self.end(ended).await;
+            }
+            let due = self.pipeline.next_due().map_or(TICK, |due| due.since(now).min(TICK));
+            tokio::select! {
+                () = &mut terminated, if !self.ending.has_begun() => {
+                    tracing::info!("asked to end: draining");
+                    self.ending.begin(&mut self.pipeline, Time::now());
+                }
+                Some(command) = self.commands.recv() => self.command(command),
+                Some(event) = self.kafka.recv() => {
+                    self.kafka_event(event)?;
+                    for _ in 0..TURN {
+                        let Ok(event) = self.kafka.try_recv() else { break };
+                        self.kafka_event(event)?;
+                    }
+                }
+                _ = self.inputs.recv_many(&mut inputs, TURN) => {
+                    let now = Time::now();
+                    for input in inputs.drain(..) {
+                        self.input(input, now);
+                    }
+                }
+                () = tokio::time::sleep(due) => {}
+            }
+        }
+    }
+
+    async fn end(self, ended: Result<(), usize>) -> Result<(), RunError> {
+        self.admin.abort();
+        if let Some(watch) = self.app_watch {
+            watch.abort();
+        }
+        drop(self.membership);
+        if let Ok(consumer) = Arc::try_unwrap(self.consumer) {
+            consumer.close(Duration::from_secs(5)).await;
+        }
+        tracing::info!("ended");
+        ended.map_err(RunError::Undrained)
+    }
+
+    fn input(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Store(answers) => self.pipeline.gate().answered(answers, now),
+            Input::Delivered { id, outcomes } => self.pipeline.delivered(id, outcomes, now),
+            Input::Copied { id, result } => self.pipeline.copied(id, result, now),
+            Input::AppAccepts => self.pipeline.app_accepts(now),
+            Input::AppTrouble(trouble) => self.pipeline.app_unreachable(&trouble),
+            Input::Eviction(danger) => self.pipeline.eviction(danger),
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Drain(reply) => {
+                tracing::info!("drain asked for");
+                self.drains.push(reply);
+                self.pipeline.drain(false, Time::now());
+            }
+        }
+    }
+
+    fn kafka_event(&mut self, event: KafkaEvent) -> Result<(), RunError> {
+        let (pipeline, now) = (&mut self.pipeline, Time::now());
+        match event {
+            KafkaEvent::Assigned { partitions, epoch } => pipeline.assigned(partitions, epoch),
+            KafkaEvent::Records { partition, epoch, arrivals } => {
+                let label = TopicLabel { topic: partition.topic.to_string() };
+                self.metrics.records_received.get_or_create(&label).inc_by(arrivals.len() as u64);
+                pipeline.arrived(&partition, epoch, arrivals);
+            }
+            KafkaEvent::Revoked(partitions) => pipeline.revoked(&partitions, now),
+            KafkaEvent::Lost(partitions) => pipeline.lost(&partitions, now),
+            KafkaEvent::Left => self.ending.left(),
+            KafkaEvent::Committed { partition, offset, .. } => pipeline.committed(&partition, offset),
+            KafkaEvent::CommitFailed { partition, offset, error, .. } => {
+                tracing::warn!(%partition, offset, error, "a commit failed; it is tried again");
+                pipeline.commit_failed(&partition);
+            }
+            KafkaEvent::Topics { missing, partitions } => pipeline.topics_found(missing, partitions),
+            KafkaEvent::Brokers { up, message } => pipeline.brokers((!up).then_some(message)),
+            KafkaEvent::Lag(ends) => {
+                for (partition, end) in ends {
+                    pipeline.end_of(&partition, end);
+                }
+            }
+            KafkaEvent::OffsetReset { partition, message } => pipeline.offset_reset(Some(&partition), &message),
+            KafkaEvent::Problem { partition, message } => pipeline.problem(partition.as_ref(), message),
+            KafkaEvent::Fatal(message) => return Err(RunError::Fatal(message)),
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, now: Time) {
+        // A successor must know of a session before its key exists.
+        if let Some(sessions) = self.pipeline.gate().take_save()
+            && let Err(error) = self.sessions_file.write(&sessions)
+        {
+            tracing::warn!(%error, "the sessions can't be written down: a restarted sidecar waits for their TTL");
+        }
+        let ops = self.pipeline.gate().take_ops();
+        if !ops.is_empty() {
+            self.ask_store(ops);
+        }
+        for effect in self.pipeline.take_effects() {
+            self.perform_one(effect, now);
+        }
+    }
+
+    fn perform_one(&mut self, effect: Effect, now: Time) {
+        match effect {
+            Effect::Deliver { id, parcels } => self.send(id, parcels),
+            Effect::Copy { id, topic, record, about } => {
+                let (producer, inbox) = (self.producer.clone(), self.inbox.clone());
+                tokio::spawn(async move {
+                    let result = producer.send(&topic, about.wrap(&record)).await;
+                    let _ = inbox.send(Input::Copied { id, result });
+                });
+            }
+            Effect::Commit(requests) => self.consumer.commit(requests),
+            Effect::FinishRevoke { partitions, commits } => {
+                let consumer = self.consumer.clone();
+                tokio::spawn(async move { consumer.finish_revoke(partitions, commits).await });
+            }
+            Effect::Room { partition, epoch, records, bytes } => {
+                self.consumer.budget().release(&partition, epoch, records, bytes);
+            }
+            Effect::Join => {
+                let _ = self.membership.send(true);
+            }
+            Effect::Leave => {
+                tracing::warn!("the app has been down for too long: leaving the consumer group until it is back");
+                let _ = self.membership.send(false);
+            }
+            Effect::WatchApp { restarted } => self.watch_app(restarted),
+            Effect::Drained { remaining } => self.drained(remaining, now),
+        }
+    }
+
+    fn ask_store(&self, ops: Vec<(Token, Op)>) {
+        let (store, inbox, metrics) = (self.store.clone(), self.inbox.clone(), self.metrics.clone());
+        let (tokens, ops): (Vec<Token>, Vec<Op>) = ops.into_iter().unzip();
+        tokio::spawn(async move {
+            let sent = Time::now();
+            let replies = store.apply(ops).await;
+            metrics.store_round_trip.observe(Time::now().since(sent).as_secs_f64());
+            let _ = inbox.send(Input::Store(tokens.into_iter().zip(replies).collect()));
+        });
+    }
+
+    fn send(&self, id: usize, parcels: Vec<Parcel>) {
+        let (deliver, inbox, metrics, batch) =
+            (self.deliver.clone(), self.inbox.clone(), self.metrics.clone(), self.batch);
+        metrics.batch_size.observe(parcels.len() as f64);
+        tokio::spawn(async move {
+            let sent = Time::now();
+            let names = if batch { event_names(&parcels) } else { Vec::new() };
+            let answer = deliver.deliver(parcels).await;
+            metrics.delivery_duration.observe(Time::now().since(sent).as_secs_f64());
+            let outcomes =
+                if batch { outcome::judge_batch(&answer, &names) } else { vec![outcome::judge_one(&answer)] };
+            let _ = inbox.send(Input::Delivered { id, outcomes });
+        });
+    }
+
+    fn watch_app(&mut self, restarted: bool) {
+        if let Some(watch) = self.app_watch.take() {
+            watch.abort();
+        }
+        let socket = self.settings.config.delivery.port.is_none().then(|| self.settings.config.delivery.socket.clone());
+        let watch = watch_app::watch(self.deliver.clone(), socket, restarted, self.inbox.clone());
+        self.app_watch = Some(tokio::spawn(watch));
+    }
+
+    fn drained(&mut self, remaining: usize, now: Time) {
+        tracing::info!(remaining, "drained");
+        let message = match remaining {
+            0 => "everything is settled and committed".to_owned(),
+            _ => "the time for draining is over; what is under way settles yet, or comes again".to_owned(),
+        };
+        for waiting in self.drains.drain(..) {
+            let report = DrainReport { settled: remaining == 0, remaining: remaining as u64, message: message.clone() };
+            let _ = waiting.send(report);
+        }
+        self.ending.drained(remaining, now);
+    }
+}
+
+fn gate_config(settings: &Settings) -> GateConfig {
+    let config = &settings.config;
+    let longest = config.ttl_overrides.values().copied().chain([config.ttl]).max().unwrap_or(config.ttl);
+    GateConfig {
+        policy: config.redis.failure_policy,
+        session_prefix: config.session.prefix.clone(),
+        session_ttl: config.session.ttl.get(),
+        done_values: config.done_values.clone(),
+        longest_ttl: longest.get(),
+    }
+}
+
+fn identifier(settings: &Settings) -> Identify {
+    let rule = settings.config.event_id.clone();
+    Arc::new(move || {
+        let (rule, mut scratch) = (rule.clone(), Scratch::default());
+        Box::new(move |record: &crate::record::Record| identify(record, &rule, &mut scratch))
+    })
+}
+
+fn alive(heartbeat: Arc<AtomicU64>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let stuck = u64::try_from(STUCK.as_millis()).unwrap_or(u64::MAX);
+    Arc::new(move || millis(Time::now()).saturating_sub(heartbeat.load(Ordering::Relaxed)) < stuck)
+}
+
+fn millis(now: Time) -> u64 {
+    u64::try_from(now.since(Time::default()).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Joins and leaves the group, one after the other.
+fn keep_membership(consumer: Arc<Consumer>) -> UnboundedSender<bool> {
+    let (membership, mut wishes) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(join) = wishes.recv().await {
+            if join {
+                if let Err(error) = consumer.join().await {
+                    tracing::error!(%error, "the consumer group can't be joined");
+                }
+            } else {
+                consumer.leave();
+            }
+        }
+    });
+    membership
+}
+
+/// Ends with the first SIGTERM or SIGINT; from then on the next one ends the process at once.
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("asked twice: ending at once");
+        std::process::exit(70);
+    });
+}
+
+/// The sessions of a predecessor, as the file names them.
+pub(crate) fn parse_sessions(text: &str) -> Vec<SessionId> {
+    text.lines().filter_map(SessionId::parse).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Effect, Phase, Pipeline, Ticket};
 use crate::claim::Claim;
 use crate::clock::Time;
-use crate::dead_letter::{DeadLetter, Fate};
+use crate::dead_letter::{DeadLetter, Verdict as Fate};
 use crate::kafka::ProduceError;
 use crate::outcome::{self, Reason};
 
@@ -79,7 +79,7 @@ impl Pipeline {
     pub(super) fn reject(&mut self, ticket: Ticket, claim: Claim, reason: &Reason, kind: Kind, now: Time) {
         let fate = match kind {
             Kind::Rejected => Fate::Rejected,
-            Kind::Exhausted => Fate::Exhausted,
+            Kind::Exhausted => Fate::Failed,
         };
         match self.config.dead_letter_topic.clone() {
             Some(topic) => {
@@ -130,8 +130,8 @@ impl Pipeline {
             timestamp: entry.record.timestamp,
             group: self.config.group.clone(),
             event_id: entry.identity.id,
-            idempotency_key: entry.key.text().clone(),
-            fate,
+            idempotency_key: entry.key.text().to_string(),
+            outcome: fate,
             reason,
             attempts,
         };
