@@ -21,9 +21,9 @@ pub struct SidecarConfig {
     pub version: u32,
     /// Kafka consumer group. It is part of the default key prefix, so that two groups each see every event.
     pub group: String,
-    /// Topics to consume; at least one, each once.
+    /// Topics to consume; at least one, each once, by Kafka's rules for their names.
     pub topics: Vec<String>,
-    /// How long a settled event is remembered. A duplicate that comes later is delivered again.
+    /// How long a settled event is remembered, 1s to 10 years. A duplicate that comes later is delivered again.
     #[serde(default = "default::ttl")]
     pub ttl: Duration,
     /// `ttl` by event type, where it differs.
@@ -32,10 +32,12 @@ pub struct SidecarConfig {
     /// How an event is told from another.
     #[serde(default)]
     pub event_id: EventIdRule,
-    /// Template of the Redis keys, over `{group}`, `{topic}` and `{type}`; the event id follows it.
+    /// Template of the Redis keys, over `{group}`, `{topic}` and `{type}`; the event id follows it. Must not begin as
+    /// `session.prefix` does.
     #[serde(default = "default::key_prefix")]
     pub key_prefix: String,
-    /// Values that mean "done" in Redis beside `1` and `1:<fingerprint>`, for services that write another.
+    /// Values that mean "done" in Redis beside `1` and `1:<fingerprint>`, for services that write another. None begins with
+    /// `c:`, which marks a claim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub done_values: Vec<String>,
     /// Stops the flow and keeps everything else as it is.
@@ -54,10 +56,12 @@ pub struct SidecarConfig {
     /// The HTTP endpoint for probes, metrics and drain.
     #[serde(default)]
     pub admin: AdminConfig,
-    /// How long deliveries under way are waited for when partitions are revoked, on drain and on SIGTERM.
+    /// How long deliveries under way are waited for when partitions are revoked, on drain and on SIGTERM. Below Kafka's
+    /// `max.poll.interval.ms` (5m).
     #[serde(default = "default::drain_timeout")]
     pub drain_timeout: Duration,
-    /// Folder that outlives a restart of the container (the pod's emptyDir). The sessions of a predecessor are ended from it.
+    /// Folder that outlives a restart of the container (the pod's emptyDir), an absolute path. The sessions of a predecessor
+    /// are ended from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
 }
@@ -89,7 +93,7 @@ pub enum EventIdRule {
 pub struct SessionConfig {
     /// Prefix of the session keys in Redis; the same for all sidecars that share event keys.
     pub prefix: String,
-    /// How long a sidecar is believed alive after its last renewal. Below Kafka's session time-out.
+    /// How long a sidecar is believed alive after its last renewal, 1s to 30s. Below Kafka's `session.timeout.ms` (45s).
     pub ttl: Duration,
 }
 
@@ -103,7 +107,7 @@ impl Default for SessionConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct KafkaConfig {
-    /// Comma-separated `host:port` list.
+    /// Comma-separated list of `host:port`.
     pub bootstrap_servers: String,
     /// Encrypt the connection; absent means plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,7 +130,7 @@ pub struct KafkaTls {
     /// PEM file of the client certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_file: Option<PathBuf>,
-    /// PEM file of the client certificate's key.
+    /// PEM file of the client certificate's key, without a passphrase.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
 }
@@ -146,7 +150,7 @@ pub struct KafkaSasl {
 /// SASL mechanisms that librdkafka speaks without further libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SaslMechanism {
-    /// User name and password as they are: only over TLS.
+    /// User name and password as they are: readable on the way without TLS, which is warned of.
     #[serde(rename = "PLAIN")]
     Plain,
     /// Salted challenge-response with SHA-256.
@@ -165,7 +169,7 @@ pub struct RedisConfig {
     /// cluster or several sentinels are separated by commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// File that holds the URL, for one with a password in it.
+    /// File that holds the URL, for one with a password in it (special characters percent-encoded).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_file: Option<PathBuf>,
     /// File that holds the user name (ACL), where it is not in the URL.
@@ -180,7 +184,7 @@ pub struct RedisConfig {
     /// PEM file of the client certificate, where the server wants one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_file: Option<PathBuf>,
-    /// PEM file of the client certificate's key.
+    /// PEM file of the client certificate's key, without a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
     /// How the servers stand together.
@@ -195,7 +199,7 @@ pub struct RedisConfig {
     /// What happens to events while Redis is away.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
-    /// How long one round trip may take before it counts as an error.
+    /// How long one round trip may take before it counts as an error, 10ms to 10s. Below a third of `session.ttl`.
     #[serde(default = "default::redis_timeout")]
     pub timeout: Duration,
 }
@@ -236,18 +240,18 @@ pub enum FailurePolicy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct DeliveryConfig {
-    /// Unix socket on which the app listens.
+    /// Unix socket on which the app listens: an absolute path of less than 108 bytes.
     pub socket: PathBuf,
     /// Loopback port on which the app listens instead of the socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Path of the request.
+    /// Path of the request; begins with `/`.
     pub path: String,
-    /// How long the app may take for one request.
+    /// How long the app may take for one request. At most a quarter of the shortest claim, which lives max(ttl, 1h).
     pub timeout: Duration,
     /// What must wait for what.
     pub ordering: Ordering,
-    /// Requests under way at once, at most.
+    /// Requests under way at once, at most; 1 to 10000.
     pub concurrency: usize,
     /// Events in one request.
     pub batch: BatchConfig,
@@ -256,13 +260,13 @@ pub struct DeliveryConfig {
     /// Requests for one event after which it goes to the dead-letter topic; absent means never. Needs `deadLetterTopic`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
-    /// Topic for rejected and exhausted events.
+    /// Topic for rejected and exhausted events; none of `topics`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter_topic: Option<String>,
-    /// Topic that gets a copy of every skipped record.
+    /// Topic that gets a copy of every skipped record; none of `topics`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicates_topic: Option<String>,
-    /// How long the app may be down before the consumer group is left.
+    /// How long the app may be down before the consumer group is left, 1s to 24h.
     pub app_down_timeout: Duration,
     /// What is held in memory at most.
     pub buffer: BufferConfig,
@@ -304,7 +308,7 @@ pub enum Ordering {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct BatchConfig {
-    /// Events in one request at most; above 1 the request is a CloudEvents batch.
+    /// Events in one request at most, 1 to 10000; above 1 the request is a CloudEvents batch.
     pub max_events: usize,
 }
 
@@ -318,9 +322,9 @@ impl Default for BatchConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct BackoffConfig {
-    /// The first pause.
+    /// The first pause, 1ms or more; not above `max`.
     pub min: Duration,
-    /// No pause is longer, unless the app asks for it by `Retry-After`.
+    /// No pause is longer, unless the app asks for it by `Retry-After`; at most 1h.
     pub max: Duration,
 }
 
@@ -334,9 +338,9 @@ impl Default for BackoffConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct BufferConfig {
-    /// Records of one partition that are read and not yet settled.
+    /// Records of one partition that are read and not yet settled; at least `batch.maxEvents`.
     pub max_records: usize,
-    /// Bytes of record values that are read and not yet handed over, in all partitions together.
+    /// Bytes of record values that are read and not yet handed over, in all partitions together; at least 1048576 (1 MiB).
     pub max_bytes: usize,
 }
 
@@ -350,7 +354,7 @@ impl Default for BufferConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct AdminConfig {
-    /// Address to listen on; port 0 takes a free one and logs it.
+    /// IP address and port to listen on; port 0 takes a free one and logs it.
     pub bind: String,
     /// File that holds the token which `/drain` asks for; absent means none is asked.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A span of time, written as Kubernetes writes it: a number and a unit, one or more times (`24h`, `1h30m`, `250ms`).
+///
+/// The units are `h`, `m`, `s` and `ms`, the larger ones first; the last number may have a fraction (`1.5s`). Nothing is
+/// finer than a millisecond, so that what is written is what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(std::time::Duration);
 
@@ -57,12 +60,13 @@ impl FromStr for Duration {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || ParseDurationError { text: text.chars().take(64).collect() };
         // jiff also takes ISO 8601 and words; only the short form is ours, so that Kubernetes and the sidecar agree.
-        let short = text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b"hmsun".contains(&b));
+        let short = text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b"hms".contains(&b));
         if !short || text.is_empty() {
             return Err(wrong());
         }
         let signed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-        std::time::Duration::try_from(signed).map(Self).map_err(|_| wrong())
+        let duration = std::time::Duration::try_from(signed).map_err(|_| wrong())?;
+        if duration.subsec_nanos() % 1_000_000 == 0 { Ok(Self(duration)) } else { Err(wrong()) }
     }
 }
 
@@ -107,7 +111,7 @@ impl JsonSchema for Duration {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^([0-9]+(\\.[0-9]+)?(h|m|s|ms))+$",
+            "pattern": "^([0-9]+(h|m|s|ms))*[0-9]+(\\.[0-9]+)?(h|m|s|ms)$",
             "examples": ["24h", "90s", "250ms"],
         })
     }
@@ -128,7 +132,8 @@ mod tests {
 
     #[test]
     fn refuses_the_rest_and_shows_a_right_one() {
-        for text in ["", "5", "ten minutes", "-5s", "P1D", "5 s", "1d", "h"] {
+        for text in ["", "5", "ten minutes", "-5s", "P1D", "5 s", "1d", "h", "5us", "100ns", "1.5ms", "0.0001s", "1m1h"]
+        {
             let error = text.parse::<Duration>().unwrap_err();
             assert!(error.to_string().contains("`24h`"), "{text}: {error}");
         }
@@ -136,7 +141,7 @@ mod tests {
 
     #[test]
     fn writes_what_it_reads() {
-        for text in ["24h", "1h30m", "250ms", "1m0s", "0s"] {
+        for text in ["24h", "1h30m", "250ms", "1m0s", "0s", "1.5s", "0.25h", "26h3m4s5ms"] {
             let duration: Duration = text.parse().unwrap();
             assert_eq!(duration.to_string().parse(), Ok(duration), "{text}");
         }

@@ -180,7 +180,9 @@ pub fn load(source: &impl Strings, path: &Path) -> Result<Settings, SettingsErro
         validate::validate(&config, &mut problems);
         let settings = complete(config, &mut problems);
         // A field that was mended to look at the rest has been told already.
-        let mended = |field: &str| told.iter().any(|p| field.starts_with(&p.field));
+        let mended = |field: &str| {
+            told.iter().any(|p| field.strip_prefix(&p.field).is_some_and(|r| r.is_empty() || r.starts_with(['.', '['])))
+        };
         let fresh: Vec<Problem> = problems.0.into_iter().filter(|p| !mended(&p.field)).collect();
         told.extend(fresh);
         settings

@@ -41,6 +41,7 @@ pub(super) fn read(text: &str) -> Result<Reading, NotYaml> {
         problems.add(".", "the file holds no fields");
         return Ok(Reading { config: None, problems: problems.0 });
     }
+    rule_without_members(&mut value, &mut problems);
     let mut config = None;
     while problems.0.len() < MAX_PROBLEMS {
         match attempt(&value) {
@@ -60,6 +61,18 @@ pub(super) fn read(text: &str) -> Result<Reading, NotYaml> {
         }
     }
     Ok(Reading { config, problems: problems.0 })
+}
+
+/// serde lets further members of a variant without fields pass; `{rule: Data, header: ce_id}` would not mean what it says.
+fn rule_without_members(value: &mut Value, problems: &mut Problems) {
+    let Some(rule) = value.get_mut("eventId").and_then(Value::as_object_mut) else { return };
+    let Some(name @ ("Data" | "Record")) = rule.get("rule").and_then(Value::as_str) else { return };
+    let wrong = format!("no such field with rule {name}");
+    let like = format!("eventId: {{rule: {name}}}");
+    for member in rule.keys().filter(|member| *member != "rule") {
+        problems.add_like(format!("eventId.{member}"), &wrong, &like);
+    }
+    rule.retain(|member, _| member == "rule");
 }
 
 /// Keeps what a parser says, and drops what it quotes.
@@ -272,6 +285,18 @@ mod tests {
         let broken = read("redis:\n  url: \"redis://:hunter2@r\n kafka: [").unwrap_err();
         assert!(!broken.wrong.contains("hunter2"), "{broken:?}");
         assert!(broken.line.is_some());
+    }
+
+    #[test]
+    fn a_member_that_another_rule_has_is_refused() {
+        for (rule, field) in [
+            ("{rule: Data, header: ce_id}", "eventId.header"),
+            ("{rule: Record, fields: [/a]}", "eventId.fields"),
+            ("{rule: Header, header: ce_id, fields: [/a]}", "eventId.fields"),
+        ] {
+            assert_eq!(fields(&format!("{GOOD}eventId: {rule}\n")), [field], "{rule}");
+        }
+        assert_eq!(fields(&format!("{GOOD}eventId: {{rule: Data}}\n")), [""; 0]);
     }
 
     #[test]

@@ -234,11 +234,19 @@ fn right_values_at_their_bounds_are_taken() {
 
 #[test]
 fn all_mistakes_are_told_at_once() {
-    let lines = "ttl: soon\nbogus: 1\ntopics: []\ndelivery: {path: x, batch: {maxEvents: many}, buffer: {maxRecords: 8}}\n\
+    let lines = "ttl: soon\nbogus: 1\nt: 1\ntopics: []\ndelivery: {path: x, batch: {maxEvents: many}, buffer: {maxRecords: 8}}\n\
                  redis: {urlFile: $DIR/none, passwordFile: $DIR/empty}";
     let found: Vec<String> = mistakes(lines).into_keys().collect();
-    let expected =
-        ["bogus", "delivery.batch.maxEvents", "delivery.path", "redis.passwordFile", "redis.urlFile", "topics", "ttl"];
+    let expected = [
+        "bogus",
+        "delivery.batch.maxEvents",
+        "delivery.path",
+        "redis.passwordFile",
+        "redis.urlFile",
+        "t",
+        "topics",
+        "ttl",
+    ];
     assert_eq!(found, expected);
 }
 

@@ -60,7 +60,7 @@ pub(in crate::settings) fn agree(field: &str, urls: &RedisUrls, redis: &RedisCon
     }
     if !urls.tls && (redis.ca_file.is_some() || redis.certificate_file.is_some()) {
         let file = if redis.ca_file.is_some() { "redis.caFile" } else { "redis.certificateFile" };
-        let wrong = format!("is set, and {field} does not ask for TLS: it begins with rediss:// then");
+        let wrong = format!("is set, and {field} asks for no TLS: a URL that does begins with rediss://");
         problems.add_like(file, wrong, "\"rediss://redis:6380\" as URL");
     }
 }
