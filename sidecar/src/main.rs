@@ -1,5 +1,6 @@
 //! Decides nothing: parses the command line, prepares, runs, and ends with the right code.
 
+use std::io;
 use std::process::ExitCode;
 
 use sidecar::args::{self, Command, exit};
@@ -14,7 +15,9 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run(at) => args::prepare(&at.config).map_or_else(|code| code, consume),
         Command::Check(at) => args::check(&at.config),
-        Command::EventId(asked) => event_id::command::run(&asked),
+        Command::EventId(asked) => {
+            ExitCode::from(event_id::command::run(asked, &mut io::stdout().lock(), &mut io::stderr().lock()))
+        }
         Command::Demo(asked) => demo::run(&asked),
     }
 }

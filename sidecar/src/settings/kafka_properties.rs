@@ -53,6 +53,12 @@ pub const RESERVED: &[(&str, &str)] = &[
     ("retries", PRODUCER),
     ("message.send.max.retries", PRODUCER),
     ("queuing.strategy", PRODUCER),
+    (
+        "message.max.bytes",
+        "the producer's limit follows receive.message.max.bytes, so that what was read can be dead-lettered",
+    ),
+    ("test.mock.num.brokers", "the embedded broker is for `sidecar demo` only"),
+    ("test.mock.broker.rtt", "the embedded broker is for `sidecar demo` only"),
     ("delivery.report.only.error", PRODUCER),
     ("statistics.interval.ms", CALLBACKS),
     ("enabled_events", CALLBACKS),
