@@ -24,7 +24,8 @@ use sidecar::outcome::judge_one;
 use sidecar::record::{Header, Record, TopicPartition};
 
 fn parcel() -> Parcel {
-    let value = format!("{{\"event_id\":\"{}\",\"data\":{{\"text\":\"{}\",\"n\":1}}}}", "e".repeat(36), "x y ".repeat(235));
+    let value =
+        format!("{{\"event_id\":\"{}\",\"data\":{{\"text\":\"{}\",\"n\":1}}}}", "e".repeat(36), "x y ".repeat(235));
     let record = Record {
         origin: TopicPartition { topic: "huleedu.essay.spellcheck.completed.v1".into(), partition: 3 },
         offset: 123_456,
@@ -42,7 +43,11 @@ fn parcel() -> Parcel {
             fingerprint: None,
             cloud_event: None,
         }),
-        idempotency_key: format!("idempotency:g:huleedu.essay.spellcheck.completed.v1:EssayChecked:{}", "ab".repeat(32)).into(),
+        idempotency_key: format!(
+            "idempotency:g:huleedu.essay.spellcheck.completed.v1:EssayChecked:{}",
+            "ab".repeat(32)
+        )
+        .into(),
         attempt: 1,
         protection: Protection::Full,
     }

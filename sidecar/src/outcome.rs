@@ -148,7 +148,10 @@ pub fn judge_batch(answer: &Answer, names: &[EventName]) -> Vec<Outcome> {
     };
     let success = (200..300).contains(status);
     if body.trim_ascii().is_empty() {
-        return vec![whole(judge_status(None, *status, *retry_after, Reason::Status(*status)), names.len()); names.len()];
+        return vec![
+            whole(judge_status(None, *status, *retry_after, Reason::Status(*status)), names.len());
+            names.len()
+        ];
     }
     let failed = |reason| Outcome::Failed { reason, retry_after: *retry_after, sent: true };
     match serde_json::from_slice::<Document>(body) {
@@ -273,8 +276,12 @@ fn match_results(results: &[Entry], names: &[EventName], retry_after: Option<Dur
     let mut index = None;
     for (at, result) in results.iter().enumerate() {
         let outcome = match &result.status {
-            Value::String(text) if known(text).is_some() => judge_status(Some(text), 200, retry_after, Reason::NoResult),
-            Value::String(text) if !text.trim().is_empty() => failed(Reason::UnknownStatus(text.chars().take(64).collect())),
+            Value::String(text) if known(text).is_some() => {
+                judge_status(Some(text), 200, retry_after, Reason::NoResult)
+            }
+            Value::String(text) if !text.trim().is_empty() => {
+                failed(Reason::UnknownStatus(text.chars().take(64).collect()))
+            }
             _ => failed(Reason::NoResult),
         };
         // Nearly all apps answer in order; only for the others is an index worth its cost.

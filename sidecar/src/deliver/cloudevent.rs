@@ -19,6 +19,7 @@
 //!
 //! What comes from a record never takes one of our names: headers get the prefix, and attributes named `idempotency*` or `kafka*` are left out.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -105,20 +106,14 @@ pub fn target(path: &str) -> Uri {
 /// The names under which events go into a batch: what their results are matched by.
 #[must_use]
 pub fn event_names(parcels: &[Parcel]) -> Vec<EventName> {
-    let mut scratch = BytesMut::new();
-    let mut text = |write: &mut dyn FnMut(&mut BytesMut)| {
-        scratch.clear();
-        write(&mut scratch);
-        Arc::<str>::from(String::from_utf8_lossy(&scratch))
-    };
     parcels
         .iter()
         .map(|parcel| EventName {
-            key: text(&mut |out| encode::idempotency_key(out, &parcel.idempotency_key)),
-            id: match own(parcel, "id") {
-                Some(id) => id.into(),
-                None => text(&mut |out| hex(out, &parcel.identity.id.0)),
+            key: match encode::idempotency_key(&parcel.idempotency_key) {
+                Cow::Borrowed(_) => Arc::clone(&parcel.idempotency_key),
+                Cow::Owned(digest) => digest.into(),
             },
+            id: own(parcel, "id").map_or_else(|| encode::hex_text(&parcel.identity.id.0).into(), Arc::from),
         })
         .collect()
 }
@@ -181,11 +176,7 @@ impl Headers<'_> {
     }
 
     fn ours(&mut self, parcel: &Parcel) {
-        self.put(&IDEMPOTENCY_KEY, |out| {
-            let mut key = BytesMut::new();
-            encode::idempotency_key(&mut key, &parcel.idempotency_key);
-            percent(out, &key);
-        });
+        self.put(&IDEMPOTENCY_KEY, |out| percent(out, encode::idempotency_key(&parcel.idempotency_key).as_bytes()));
         self.put(&IDEMPOTENCY_ATTEMPT, |out| decimal(out, i64::from(parcel.attempt)));
         self.map.insert(&IDEMPOTENCY_PROTECTION, HeaderValue::from_static(parcel.protection.as_str()));
     }

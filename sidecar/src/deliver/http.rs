@@ -80,7 +80,9 @@ impl HttpDelivery {
                 Err(error) if !connection.wrote() => {
                     let text = with_causes(&error.into_error());
                     *slot = None;
-                    return Answer::NotSent(format!("the app closed the connection before the request was written: {text}"));
+                    return Answer::NotSent(format!(
+                        "the app closed the connection before the request was written: {text}"
+                    ));
                 }
                 Err(error) => {
                     *slot = None;

@@ -107,7 +107,10 @@ impl Connection {
     }
 
     /// Like [`Connection::drive`], for a future that needs the sender.
-    pub(super) async fn exchange<F: Future>(&mut self, start: impl FnOnce(&mut SendRequest<Full<Bytes>>) -> F) -> F::Output {
+    pub(super) async fn exchange<F: Future>(
+        &mut self,
+        start: impl FnOnce(&mut SendRequest<Full<Bytes>>) -> F,
+    ) -> F::Output {
         self.written_before = self.written.load(Ordering::Relaxed);
         let future = start(&mut self.sender);
         drive(&mut self.driver, &mut self.closed, future).await
@@ -155,7 +158,9 @@ async fn connect(address: &Address) -> Result<Stream, String> {
             match UnixStream::connect(path).await {
                 Ok(stream) => return Ok(Stream::Unix(stream)),
                 // The app's accept queue is full, and no event tells when it has room. The caller's time-out ends this.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
                 Err(error) => return Err(socket_advice(&path.to_string_lossy(), &error)),
             }
         },
@@ -261,5 +266,51 @@ impl AsyncWrite for Counted {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_connection_is_not_used_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let (address, pool) = (Address::Socket(path), Pool::new(2));
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            pool.put(Connection::open(&address).await.unwrap());
+            open.push(listener.accept().await.unwrap());
+        }
+        assert_eq!(pool.lock().len(), 2, "no more than its limit");
+        assert!(pool.take().await.is_some());
+        for connection in pool.lock().iter_mut() {
+            connection.idle_since = connection.idle_since.checked_sub(MAX_IDLE).unwrap();
+        }
+        assert!(pool.take().await.is_none(), "the app may be closing it just now");
+
+        pool.put(Connection::open(&address).await.unwrap());
+        for connection in pool.lock().iter_mut() {
+            connection.idle_since = connection.idle_since.checked_sub(MAX_IDLE).unwrap();
+        }
+        pool.put(Connection::open(&address).await.unwrap());
+        assert_eq!(pool.lock().len(), 1, "the old one is closed when another comes back");
+    }
+
+    #[tokio::test]
+    async fn the_advice_names_the_setting() {
+        for (kind, setting) in [
+            (ErrorKind::NotFound, "$IDEMPOTENCY_SOCKET"),
+            (ErrorKind::PermissionDenied, "securityContext.runAsUser"),
+            (ErrorKind::PermissionDenied, "delivery.port"),
+            (ErrorKind::ConnectionRefused, "old socket file"),
+        ] {
+            let advice = socket_advice("app.sock", &kind.into());
+            assert!(advice.contains(setting) && advice.contains("app.sock"), "{advice}");
+        }
+        let long = Address::Socket("x".repeat(200).into());
+        assert!(probe(&long).await.unwrap_err().contains("cannot connect"));
     }
 }

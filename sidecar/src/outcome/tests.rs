@@ -29,7 +29,16 @@ fn every_code_has_its_row() {
             400 | 409 | 422 => rejected(Reason::Status(code)),
             _ => failed(Reason::Status(code)),
         };
-        for body in ["", "ok", "{}", "[]", r#"{"status":""}"#, r#"{"status":400}"#, r#"{"status":null}"#, "{\"status\":\"RETRY\""] {
+        for body in [
+            "",
+            "ok",
+            "{}",
+            "[]",
+            r#"{"status":""}"#,
+            r#"{"status":400}"#,
+            r#"{"status":null}"#,
+            "{\"status\":\"RETRY\"",
+        ] {
             assert_eq!(judge_one(&http(code, body)), want, "{code} {body}");
         }
     }
@@ -112,7 +121,9 @@ fn a_batch_without_results() {
     }
     assert_eq!(judge_batch(&http(200, r#"{"status":"SUCCESS"}"#), &two), vec![Outcome::Completed; 2]);
     assert_eq!(judge_batch(&http(200, r#"{"status":"RETRY"}"#), &two), vec![failed(Reason::Retry); 2]);
-    for body in ["ok", "[]", "{}", r#"{"results":7}"#, r#"{"results":[{"id":1,"status":"SUCCESS"}]}"#, r#"{"results":[{"#] {
+    for body in
+        ["ok", "[]", "{}", r#"{"results":7}"#, r#"{"results":[{"id":1,"status":"SUCCESS"}]}"#, r#"{"results":[{"#]
+    {
         let outcomes = judge_batch(&http(200, body), &two);
         assert!(outcomes.iter().all(|o| matches!(o, Outcome::Failed { reason: Reason::NotResults(_), .. })), "{body}");
     }
@@ -147,9 +158,16 @@ fn what_follows_the_first_failed_is_failed() {
 fn backoff_grows_to_its_bound_and_keeps_what_was_asked() {
     let config = BackoffConfig { min: Span::from_millis(100), max: Span::from_secs(30) };
     let ms = Duration::from_millis;
-    for (failures, jitter, want) in
-        [(0, 1.0, 100), (1, 1.0, 100), (1, 0.0, 50), (2, 1.0, 200), (2, 0.0, 50), (3, 0.5, 225), (60, 1.0, 30_000), (u32::MAX, 0.0, 50)]
-    {
+    for (failures, jitter, want) in [
+        (0, 1.0, 100),
+        (1, 1.0, 100),
+        (1, 0.0, 50),
+        (2, 1.0, 200),
+        (2, 0.0, 50),
+        (3, 0.5, 225),
+        (60, 1.0, 30_000),
+        (u32::MAX, 0.0, 50),
+    ] {
         assert_eq!(backoff(failures, &config, None, jitter), ms(want), "{failures} {jitter}");
     }
     assert_eq!(backoff(1, &config, Some(ms(5_000)), 1.0), ms(5_000));

@@ -140,9 +140,7 @@ fn write_default(out: &mut BytesMut, parcel: &Parcel, name: &str) {
 
 fn write_ours(out: &mut BytesMut, parcel: &Parcel, extras: &Extras<'_>) {
     let record = &parcel.record;
-    let mut key = BytesMut::new();
-    encode::idempotency_key(&mut key, &parcel.idempotency_key);
-    text(out, "idempotencykey", &String::from_utf8_lossy(&key));
+    text(out, "idempotencykey", &encode::idempotency_key(&parcel.idempotency_key));
     member(out, "idempotencyattempt");
     decimal(out, i64::from(parcel.attempt));
     text(out, "idempotencyprotection", parcel.protection.as_str());

@@ -1,5 +1,6 @@
 //! Decides how bytes are written: percent-encoded, as JSON text, as hex. Pure. Everything appends to one buffer.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use base64::Engine;
@@ -8,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::select::{MAX_REQUIRED, escapes};
+use super::select::{MAX_REQUIRED, encoded_len, escapes};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -20,9 +21,32 @@ pub(super) fn hex(out: &mut BytesMut, bytes: &[u8]) {
     }
 }
 
+/// Lower-case hex as a text of its own.
+pub(super) fn hex_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for &byte in bytes {
+        text.push(char::from(HEX[usize::from(byte >> 4)]));
+        text.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    text
+}
+
 /// A number, in decimal.
 pub(super) fn decimal(out: &mut BytesMut, number: i64) {
-    display(out, number);
+    let mut digits = [0_u8; 20];
+    let (mut at, mut rest) = (digits.len(), number.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        out.put_u8(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// Whatever prints itself. A `BytesMut` refuses no text that fits into memory.
@@ -50,6 +74,10 @@ pub(super) fn percent_uri(out: &mut BytesMut, bytes: &[u8]) {
 
 fn escape(out: &mut BytesMut, bytes: &[u8], digits: &[u8; 16], escapes: impl Fn(u8) -> bool) {
     let mut rest = bytes;
+    // Without an early exit the compiler checks many bytes at once, and nearly no value has any to escape.
+    if !bytes.iter().fold(false, |any, &byte| any | escapes(byte)) {
+        return out.extend_from_slice(bytes);
+    }
     while let Some(at) = rest.iter().position(|&byte| escapes(byte)) {
         let byte = rest[at];
         out.extend_from_slice(&rest[..at]);
@@ -61,9 +89,11 @@ fn escape(out: &mut BytesMut, bytes: &[u8], digits: &[u8; 16], escapes: impl Fn(
 
 /// A JSON text, with its quotes.
 pub(super) fn json_text(out: &mut BytesMut, text: &str) {
+    let escapes = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
     out.put_u8(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+    let any = rest.iter().fold(false, |any, &byte| any | escapes(byte));
+    while let Some(at) = any.then(|| rest.iter().position(|&byte| escapes(byte))).flatten() {
         let byte = rest[at];
         out.extend_from_slice(&rest[..at]);
         match byte {
@@ -90,13 +120,11 @@ pub(super) fn time(millis: i64) -> Option<Timestamp> {
 }
 
 /// The store's key as the app gets it. A type may be of any length and stands in the key; a header may not.
-pub(super) fn idempotency_key(out: &mut BytesMut, key: &str) {
-    if key.len() <= MAX_REQUIRED / 3 || key.bytes().map(|b| if escapes(b) { 3 } else { 1 }).sum::<usize>() <= MAX_REQUIRED {
-        out.extend_from_slice(key.as_bytes());
-    } else {
-        out.extend_from_slice(b"sha256:");
-        hex(out, &Sha256::digest(key.as_bytes()));
+pub(super) fn idempotency_key(key: &str) -> Cow<'_, str> {
+    if encoded_len(key.as_bytes()) <= MAX_REQUIRED {
+        return Cow::Borrowed(key);
     }
+    Cow::Owned(format!("sha256:{}", hex_text(&Sha256::digest(key.as_bytes()))))
 }
 
 /// Where a record comes from that names no source. The type is in it because CloudEvents want id and source to be unique together, and

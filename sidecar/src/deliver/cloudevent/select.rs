@@ -39,7 +39,8 @@ pub(super) const fn escapes(byte: u8) -> bool {
     byte <= b' ' || byte >= 0x7f || byte == b'"' || byte == b'%'
 }
 
-fn encoded_len(bytes: &[u8]) -> usize {
+/// Length as the HTTP binding encodes it.
+pub(super) fn encoded_len(bytes: &[u8]) -> usize {
     bytes.len() + 2 * bytes.iter().filter(|&&byte| escapes(byte)).count()
 }
 
@@ -51,7 +52,8 @@ pub(super) fn select(parcel: &Parcel) -> Extras<'_> {
     if record.headers.is_empty() && parcel.identity.cloud_event.is_none() {
         return Extras { key, omitted: room.omitted, ..Extras::default() };
     }
-    let mut trace = |name| record.header(name).map(|value| &**value).filter(|value| plain(value) && room.take(0, value));
+    let mut trace =
+        |name| record.header(name).map(|value| &**value).filter(|value| plain(value) && room.take(0, value));
     let (traceparent, tracestate) = (trace("traceparent"), trace("tracestate"));
     let extensions = extensions(parcel, &mut room);
     let binary = parcel.identity.cloud_event.as_ref().is_some_and(|event| !event.structured);
@@ -65,9 +67,9 @@ pub(super) fn select(parcel: &Parcel) -> Extras<'_> {
             "content-type" => value == media_type,
             "traceparent" => traceparent.is_some(),
             "tracestate" => tracestate.is_some(),
-            name => name.strip_prefix("ce_").is_some_and(|name| {
-                core.contains(&(name, true)) || extensions.iter().any(|(known, _)| *known == name)
-            }),
+            name => name
+                .strip_prefix("ce_")
+                .is_some_and(|name| core.contains(&(name, true)) || extensions.iter().any(|(known, _)| *known == name)),
         };
         if !elsewhere && room.take(PREFIX + encoded_len(header.name.as_bytes()), value) {
             headers.push(header);
@@ -130,7 +132,8 @@ pub(super) fn own<'a>(parcel: &'a Parcel, name: &str) -> Option<&'a str> {
 /// The event's type, if it has one that can be sent.
 pub(super) fn event_type(parcel: &Parcel) -> Option<&str> {
     let known = &*parcel.identity.event_type;
-    own(parcel, "type").or_else(|| (!known.is_empty() && encoded_len(known.as_bytes()) <= MAX_REQUIRED).then_some(known))
+    own(parcel, "type")
+        .or_else(|| (!known.is_empty() && encoded_len(known.as_bytes()) <= MAX_REQUIRED).then_some(known))
 }
 
 /// The media type of the value.

@@ -128,8 +128,12 @@ fn a_cloud_event_keeps_its_attributes() {
             ("kafkaoffset", "forged"),
         ],
     );
-    Arc::make_mut(&mut parcel.record).headers =
-        vec![header("ce_id", "a b"), header("ce_subject", "s"), header("ce_kafkaoffset", "forged"), header("content-type", "text/plain; a=b")];
+    Arc::make_mut(&mut parcel.record).headers = vec![
+        header("ce_id", "a b"),
+        header("ce_subject", "s"),
+        header("ce_kafkaoffset", "forged"),
+        header("content-type", "text/plain; a=b"),
+    ];
     let request = request(&parcel);
     assert_eq!(value(&request, "ce-id"), Some("a%20b"));
     assert_eq!(value(&request, "ce-source"), Some("/%E2%82%AC%22%25"), "the binding's own example");
@@ -137,10 +141,21 @@ fn a_cloud_event_keeps_its_attributes() {
     assert_eq!(request.headers().get_all("ce-subject").iter().count(), 1);
     assert_eq!(value(&request, "ce-subject"), Some("s"));
     assert_eq!(value(&request, "content-type"), Some("text/plain; a=b"));
-    for absent in ["ce-bad-name", "ce-data", "ce-idempotencykey", "ce-kafkaoffset", "kafka-header-ce_id", "kafka-header-content-type"] {
+    for absent in [
+        "ce-bad-name",
+        "ce-data",
+        "ce-idempotencykey",
+        "ce-kafkaoffset",
+        "kafka-header-ce_id",
+        "kafka-header-content-type",
+    ] {
         assert_eq!(value(&request, absent), None, "{absent}");
     }
-    assert_eq!(value(&request, "kafka-header-ce_kafkaoffset"), Some("forged"), "left out as attribute, so kept as header");
+    assert_eq!(
+        value(&request, "kafka-header-ce_kafkaoffset"),
+        Some("forged"),
+        "left out as attribute, so kept as header"
+    );
 }
 
 #[test]
@@ -154,7 +169,16 @@ fn a_structured_event_goes_as_it_is() {
 
 #[test]
 fn a_record_header_takes_none_of_our_names() {
-    let names = ["idempotency-key", "Idempotency-Attempt", "kafka-offset", "ce-id", "host", "content-length", "transfer-encoding", "Connection"];
+    let names = [
+        "idempotency-key",
+        "Idempotency-Attempt",
+        "kafka-offset",
+        "ce-id",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "Connection",
+    ];
     let parcel = with_record(|record| {
         record.headers = names.iter().map(|name| header(name, "forged")).collect();
         record.headers.push(header("content-type", "application/cloudevents+json"));
@@ -165,7 +189,11 @@ fn a_record_header_takes_none_of_our_names() {
         assert!(all.len() <= 1 && all.iter().all(|value| *value != "forged"), "{name}: {all:?}");
         assert_eq!(value(&request, &format!("kafka-header-{}", name.to_ascii_lowercase())), Some("forged"));
     }
-    assert_eq!(value(&request, "content-type"), Some("application/json"), "a plain record can't pretend to be structured");
+    assert_eq!(
+        value(&request, "content-type"),
+        Some("application/json"),
+        "a plain record can't pretend to be structured"
+    );
 }
 
 #[test]
@@ -199,7 +227,8 @@ fn headers_may_repeat_be_null_and_have_any_name() {
 fn what_is_too_large_is_left_out_and_counted() {
     let parcel = with_record(|record| {
         record.key = Some(vec![0; 1 << 20].into());
-        record.headers = vec![header("large", vec![b'x'; 1 << 20]), header("small", "s"), header(&"n".repeat(70_000), "x")];
+        record.headers =
+            vec![header("large", vec![b'x'; 1 << 20]), header("small", "s"), header(&"n".repeat(70_000), "x")];
         record.headers.extend((0..100_000).map(|_| header("ce_time", "x")));
     });
     let request = request(&parcel);
@@ -222,7 +251,8 @@ fn a_record_of_100_000_attributes_takes_no_time() {
     let attributes: Vec<(String, String)> = (0..100_000).map(|n| (format!("a{n}"), "x".into())).collect();
     let attributes: Vec<(&str, &str)> = attributes.iter().map(|(name, value)| (&**name, &**value)).collect();
     let mut parcel = cloud_event(false, &attributes);
-    Arc::make_mut(&mut parcel.record).headers = attributes.iter().map(|(name, _)| header(&format!("ce_{name}"), "x")).collect();
+    Arc::make_mut(&mut parcel.record).headers =
+        attributes.iter().map(|(name, _)| header(&format!("ce_{name}"), "x")).collect();
     let begun = std::time::Instant::now();
     assert!(request(&parcel).headers().len() < 100);
     assert!(begun.elapsed() < std::time::Duration::from_secs(2), "quadratic: {:?}", begun.elapsed());

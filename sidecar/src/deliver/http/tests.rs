@@ -25,13 +25,8 @@ fn parcel(value: Bytes) -> Parcel {
         value: Some(value),
         headers: vec![Header { name: "idempotency-key".into(), value: Some("forged\r\nx: y".into()) }],
     };
-    let identity = Identity {
-        id: EventId([1; 32]),
-        fallback: false,
-        event_type: "".into(),
-        fingerprint: None,
-        cloud_event: None,
-    };
+    let identity =
+        Identity { id: EventId([1; 32]), fallback: false, event_type: "".into(), fingerprint: None, cloud_event: None };
     Parcel {
         record: Arc::new(record),
         identity: Arc::new(identity),
@@ -145,6 +140,10 @@ impl App {
     async fn die(self) {
         self.task.abort();
         let _ = self.task.await;
+        // Each connection's task holds the list until its socket is closed.
+        while Arc::strong_count(&self.seen) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn connections(&self) -> Vec<usize> {
@@ -191,7 +190,8 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, 
     };
     let mut body = bytes.split_off(end);
     let head = String::from_utf8(bytes).unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("content-length").parse().unwrap();
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("content-length").parse().unwrap();
     while body.len() < length {
         if stream.read_buf(&mut body).await.ok()? == 0 {
             return None;
@@ -253,10 +253,12 @@ async fn several_at_once_take_several_connections() {
 #[tokio::test]
 async fn the_answer_and_retry_after_are_read() {
     let (_folder, socket) = folder();
-    let _app = App::on_socket(&socket, |seen| match seen.connection {
+    let _app = App::on_socket(&socket, |seen| {
+        match seen.connection {
         0 => Reply::Close(b"HTTP/1.1 503 Busy\r\nretry-after: 7\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbusy".to_vec()),
         1 => Reply::Send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n".to_vec()),
         _ => unreachable!(),
+    }
     });
     let delivery = delivery(&socket, LONG);
     let answer = delivery.deliver(small()).await;
@@ -337,7 +339,10 @@ async fn a_full_accept_queue_is_not_sent() {
 
 #[tokio::test]
 async fn half_answers_and_nonsense_are_broken() {
-    let endless = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{}", format!("1000\r\n{}\r\n", "x".repeat(4096)).repeat(300));
+    let endless = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{}",
+        format!("1000\r\n{}\r\n", "x".repeat(4096)).repeat(300)
+    );
     let long = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_BODY + 1);
     let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n", "x".repeat(1 << 20));
     for reply in [

@@ -40,11 +40,28 @@ fn an_ordinary_record() {
 #[test]
 fn json_is_embedded_as_it_is_and_the_rest_as_base64() {
     let mut out = BytesMut::new();
-    write_batch(&[with_record(|r| r.value = Some(" { \"a\" : 1.50 , \"a\":123456789012345678901234567890 }\n".into()))], &mut out);
-    assert!(String::from_utf8_lossy(&out).contains("\"data\": { \"a\" : 1.50 , \"a\":123456789012345678901234567890 }\n}"));
+    write_batch(
+        &[with_record(|r| r.value = Some(" { \"a\" : 1.50 , \"a\":123456789012345678901234567890 }\n".into()))],
+        &mut out,
+    );
+    assert!(
+        String::from_utf8_lossy(&out).contains("\"data\": { \"a\" : 1.50 , \"a\":123456789012345678901234567890 }\n}")
+    );
     assert_eq!(of_value("7")["data"], json!(7));
     assert_eq!(of_value("7")["datacontenttype"], "application/json");
-    for value in [&b""[..], b"NaN", b"{\"a\":NaN}", b"{\"a\":1} x", b"{\"a\":1", b"\"\xff\"", b"{\"\xff\":1}", b"\xef\xbb\xbf{}", b"01", b"[1,]", b"\0"] {
+    for value in [
+        &b""[..],
+        b"NaN",
+        b"{\"a\":NaN}",
+        b"{\"a\":1} x",
+        b"{\"a\":1",
+        b"\"\xff\"",
+        b"{\"\xff\":1}",
+        b"\xef\xbb\xbf{}",
+        b"01",
+        b"[1,]",
+        b"\0",
+    ] {
         let event = of_value(value);
         assert_eq!(STANDARD.decode(event["data_base64"].as_str().unwrap()).unwrap(), value);
         assert!(event.get("data").is_none(), "{value:?}");
@@ -79,7 +96,10 @@ fn keys_and_headers_of_any_bytes() {
 
 #[test]
 fn a_binary_cloud_event_keeps_its_attributes() {
-    let event = event(&cloud_event(false, &[("id", "own"), ("subject", "\"\n"), ("kafkaoffset", "forged"), ("datacontenttype", "text/x-json")]));
+    let event = event(&cloud_event(
+        false,
+        &[("id", "own"), ("subject", "\"\n"), ("kafkaoffset", "forged"), ("datacontenttype", "text/x-json")],
+    ));
     assert_eq!((&event["id"], &event["subject"], &event["kafkaoffset"]), (&json!("own"), &json!("\"\n"), &json!("7")));
     assert_eq!(event["datacontenttype"], "text/x-json");
 }
@@ -93,7 +113,11 @@ fn a_structured_cloud_event_keeps_its_members() {
     let event = event(&parcel);
     assert_eq!(event["id"], "own");
     assert_eq!(event["data"], json!({"x": [1, "}\"", {}]}));
-    assert_eq!((&event["type"], &event["source"]), (&json!("OrderCreated"), &json!("/kafka/orders#OrderCreated")), "not usable, so ours");
+    assert_eq!(
+        (&event["type"], &event["source"]),
+        (&json!("OrderCreated"), &json!("/kafka/orders#OrderCreated")),
+        "not usable, so ours"
+    );
     assert_eq!((&event["kafkaoffset"], &event["idempotencyattempt"]), (&json!("7"), &json!(2)));
     assert_eq!((&event["subject"], &event["ext"], event.get("Bad")), (&json!("s"), &json!(true), None));
     for value in ["[1]", "not json", ""] {
@@ -142,13 +166,24 @@ proptest! {
 }
 
 fn any_object() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), ".*".prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".*".prop_map(Value::from)
+    ];
     let tree = leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::btree_map(".{0,4}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            proptest::collection::btree_map(".{0,4}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     });
-    let name = prop_oneof![Just("data".to_owned()), Just("ext".to_owned()), Just("subject".to_owned()), ".{0,4}".prop_map(|s| s)];
+    let name = prop_oneof![
+        Just("data".to_owned()),
+        Just("ext".to_owned()),
+        Just("subject".to_owned()),
+        ".{0,4}".prop_map(|s| s)
+    ];
     proptest::collection::btree_map(name, tree, 0..6).prop_map(|map| Value::Object(map.into_iter().collect()))
 }
