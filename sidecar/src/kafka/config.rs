@@ -67,7 +67,8 @@ pub(super) fn consumer(settings: &KafkaSettings) -> ClientConfig {
         .set("queued.max.messages.kbytes", "1024")
         .set("queued.min.messages", "10000")
         .set("fetch.queue.backoff.ms", "5")
-        .set("topic.metadata.refresh.interval.ms", "60000")
+        // A topic or partition that appears is joined at the next refresh, whoever else asked about it before.
+        .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "2000");
     user(&mut config, settings);
     config

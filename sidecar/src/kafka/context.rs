@@ -63,6 +63,8 @@ struct BrokerState {
     told: Option<(bool, String)>,
     /// Why the last connection failed: "all brokers are down" alone helps nobody.
     reason: String,
+    /// Statistics in a row without a connected broker.
+    unconnected: u32,
 }
 
 impl Brokers {
@@ -78,12 +80,27 @@ impl Brokers {
         matches!(lock(&self.state).told, Some((true, _)))
     }
 
+    /// librdkafka reports "all brokers down" only where it has tried each one it ever heard of, so statistics count too. One
+    /// sample may fall between two connections; the second says that it lasts.
+    fn connected(&self, any: bool) {
+        let mut state = lock(&self.state);
+        if any {
+            state.unconnected = 0;
+            self.tell(&mut state, true, String::new());
+            return;
+        }
+        state.unconnected += 1;
+        if state.unconnected >= 2 && !matches!(state.told, Some((false, _))) {
+            let message = if state.reason.is_empty() { "no broker is connected" } else { &state.reason }.to_owned();
+            self.tell(&mut state, false, message);
+        }
+    }
+
     fn error(&self, code: Code, reason: &str) {
         let mut state = lock(&self.state);
         match code {
-            Code::AllBrokersDown if state.reason.is_empty() => self.tell(&mut state, false, reason.to_owned()),
             Code::AllBrokersDown => {
-                let message = format!("{reason} (last: {})", state.reason);
+                let message = if state.reason.is_empty() { reason } else { &state.reason }.to_owned();
                 self.tell(&mut state, false, message);
             }
             // These do not heal by themselves, and with several brokers "all down" may be long in coming.
@@ -211,6 +228,7 @@ impl ClientContext for Context {
             tracing::warn!("librdkafka's statistics can't be read: no lag is reported");
             return;
         };
+        self.brokers.connected(stats.brokers.values().any(|b| b.state == "UP"));
         let mut ends = Vec::new();
         for (topic, t) in &stats.topics {
             for p in t.partitions.values().filter(|p| p.partition >= 0 && p.end() >= 0) {
@@ -253,7 +271,14 @@ fn reset_partition(message: &str) -> Option<(&str, i32)> {
 #[derive(Deserialize)]
 struct Stats {
     #[serde(default)]
+    brokers: HashMap<String, BrokerStats>,
+    #[serde(default)]
     topics: HashMap<String, TopicStats>,
+}
+
+#[derive(Deserialize)]
+struct BrokerStats {
+    state: String,
 }
 
 #[derive(Deserialize)]
@@ -308,7 +333,7 @@ mod tests {
         context.table.insert(ours(0), 1);
         context.table.insert(ours(1), 1);
         context.stats_raw(
-            br#"{"name":"x","topics":{"t.v1":{"partitions":{
+            br#"{"name":"x","brokers":{"k":{"state":"CONNECT","x":0}},"topics":{"t.v1":{"partitions":{
                 "0":{"partition":0,"hi_offset":12,"ls_offset":10,"x":1},
                 "1":{"partition":1,"hi_offset":-1001,"ls_offset":-1001},
                 "2":{"partition":2,"hi_offset":5,"ls_offset":5},
@@ -333,8 +358,15 @@ mod tests {
         assert_eq!(next(), None, "one broker of several may be away");
         context.error(RdError::Global(Code::AllBrokersDown), "1/1 brokers are down");
         let (up, message) = next().unwrap();
-        assert!(!up && message.contains("Connection refused") && message.contains("1/1"), "{message}");
+        assert!(!up && message.contains("Connection refused"), "{message}");
         context.brokers.up();
+        assert_eq!(next(), Some((true, String::new())));
+        let stats = |state: &str| format!(r#"{{"brokers":{{"k/1":{{"state":"{state}"}},"b":{{"state":"INIT"}}}}}}"#);
+        context.stats_raw(stats("CONNECT").as_bytes());
+        assert_eq!(next(), None, "between two connections");
+        context.stats_raw(stats("CONNECT").as_bytes());
+        assert_eq!(next().map(|(up, _)| up), Some(false));
+        context.stats_raw(stats("UP").as_bytes());
         assert_eq!(next(), Some((true, String::new())));
         context.error(RdError::Global(Code::Authentication), "SASL authentication error: Authentication failed");
         assert_eq!(next().map(|(up, _)| up), Some(false));
