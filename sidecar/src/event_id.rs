@@ -258,7 +258,7 @@ fn choose<'a>(
         }
         EventIdRule::Fields { fields } => document.and_then(|d| hashed_fields(d, fields, buffer)),
     };
-    wanted.unwrap_or_else(|| match record.value.as_deref() {
+    wanted.unwrap_or(match record.value.as_deref() {
         None | Some([]) => Basis::Place,
         Some(value) => Basis::Raw(value),
     })

@@ -92,7 +92,7 @@ fn a_record_without_a_value_is_its_place() {
         assert!(identity.fallback, "{rule:?}");
         assert_eq!(identity.id, by(&rule, &record("")).id, "null and empty alike");
         assert_eq!(identity.id, by(&rule, &tombstone).id, "the same record again is the same event");
-        let mut others = vec![
+        let mut others = [
             Record { offset: 8, ..tombstone.clone() },
             Record { timestamp: Some(10), ..tombstone.clone() },
             Record { timestamp: None, ..tombstone.clone() },
