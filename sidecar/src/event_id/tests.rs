@@ -253,6 +253,11 @@ fn structured_cloud_events_keep_their_attributes() {
         [("specversion", "1.0"), ("type", "t"), ("id", "2"), ("source", "/s"), ("count", "1.5"), ("flag", "true")];
     assert_eq!(pairs(&event), wanted);
 
+    // Also where headers and rule leave nothing else to look for in the value.
+    let headers = [("ce_id", "h"), ("ce_type", "h"), ("content-type", "application/cloudevents+json")];
+    let record = with_headers(record(value), &headers);
+    assert_eq!(by(&EventIdRule::Record, &record).cloud_event.as_deref().map(pairs), Some(wanted.to_vec()));
+
     let structured = [("content-type", "application/cloudevents+json")];
     for value in ["[]", "no json", r#"{"id":"1"}"#, r#"{"specversion":"1.0"}"#] {
         assert_eq!(data_with(value, &structured).cloud_event, None, "{value}");
