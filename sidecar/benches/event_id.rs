@@ -1,5 +1,5 @@
 //! Time of one event id: a 1 KiB envelope as the services write it, and its parts.
-#![allow(missing_docs, reason = "criterion's macros write items without docs")]
+#![allow(missing_docs, clippy::expect_used, reason = "criterion's macros write items without docs; a bench may stop")]
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -160,7 +160,7 @@ impl Basis<'_> {
     /// A header and a place are hashed behind a tag and with their lengths, so that no other kind of content can have the
     /// same bytes: `idempotent-consumer/header`, a zero byte, the name's length (4 bytes, big-endian), name, value; and
     /// `idempotent-consumer/place`, a zero byte, the topic's length (4 bytes), topic, partition (4), offset (8), then 1 and
-    /// the timestamp (8), or 0 without one.
+    /// the timestamp (8), or nine zero bytes without one.
     #[must_use]
     pub fn id(&self, record: &Record) -> EventId {
         let mut hash = Sha256::new();
@@ -258,7 +258,7 @@ fn choose<'a>(
         }
         EventIdRule::Fields { fields } => document.and_then(|d| hashed_fields(d, fields, buffer)),
     };
-    wanted.unwrap_or_else(|| match record.value.as_deref() {
+    wanted.unwrap_or(match record.value.as_deref() {
         None | Some([]) => Basis::Place,
         Some(value) => Basis::Raw(value),
     })

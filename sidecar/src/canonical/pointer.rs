@@ -29,12 +29,16 @@ pub fn check_pointer(pointer: &str) -> Result<(), PointerError> {
     Ok(())
 }
 
-/// Finds the value in canonical text (valid JSON without white space). Of equal keys the last counts.
-pub(super) fn find(text: &[u8], pointer: &str) -> Option<Range<usize>> {
-    check_pointer(pointer).ok()?;
-    let mut span = 0..text.len();
+/// A token as the name that it stands for.
+pub(super) fn unescape(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
+/// Finds the value that a checked pointer names inside `span` of canonical text (valid JSON without white space). Of equal
+/// keys the last counts.
+pub(super) fn find(text: &[u8], mut span: Range<usize>, pointer: &str) -> Option<Range<usize>> {
     for token in pointer.split('/').skip(1) {
-        let token = token.replace("~1", "/").replace("~0", "~");
+        let token = unescape(token);
         span = match text.get(span.start)? {
             b'{' => member(text, span.start, &token)?,
             b'[' => element(text, span.start, &token)?,

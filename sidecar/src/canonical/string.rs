@@ -116,7 +116,7 @@ fn write_unit(unit: u16, out: &mut Vec<u8>) {
 /// The code points of canonical text without its quotes. A surrogate that stands alone is one, as in Python's strings.
 fn code_points(text: &[u8]) -> impl Iterator<Item = u32> {
     let mut at = 0;
-    let mut unit = move || {
+    let next = move || {
         let (unit, end) = match text.get(at)? {
             b'\\' => escape(text, at).ok()?,
             plain => (u16::from(*plain), at + 1),
@@ -136,7 +136,7 @@ fn code_points(text: &[u8]) -> impl Iterator<Item = u32> {
             }
         }
     };
-    std::iter::from_fn(move || unit())
+    std::iter::from_fn(next)
 }
 
 /// Compares two keys in canonical text by the code points that they stand for.

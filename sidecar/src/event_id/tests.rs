@@ -92,7 +92,7 @@ fn a_record_without_a_value_is_its_place() {
         assert!(identity.fallback, "{rule:?}");
         assert_eq!(identity.id, by(&rule, &record("")).id, "null and empty alike");
         assert_eq!(identity.id, by(&rule, &tombstone).id, "the same record again is the same event");
-        let mut others = vec![
+        let mut others = [
             Record { offset: 8, ..tombstone.clone() },
             Record { timestamp: Some(10), ..tombstone.clone() },
             Record { timestamp: None, ..tombstone.clone() },
@@ -252,6 +252,11 @@ fn structured_cloud_events_keep_their_attributes() {
     let wanted =
         [("specversion", "1.0"), ("type", "t"), ("id", "2"), ("source", "/s"), ("count", "1.5"), ("flag", "true")];
     assert_eq!(pairs(&event), wanted);
+
+    // Also where headers and rule leave nothing else to look for in the value.
+    let headers = [("ce_id", "h"), ("ce_type", "h"), ("content-type", "application/cloudevents+json")];
+    let record = with_headers(record(value), &headers);
+    assert_eq!(by(&EventIdRule::Record, &record).cloud_event.as_deref().map(pairs), Some(wanted.to_vec()));
 
     let structured = [("content-type", "application/cloudevents+json")];
     for value in ["[]", "no json", r#"{"id":"1"}"#, r#"{"specversion":"1.0"}"#] {
