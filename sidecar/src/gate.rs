@@ -517,6 +517,12 @@ impl Gate {
         (self.write_back.len(), self.write_back.overflow())
     }
 
+    /// Events that wait for another session's claim.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.slots.iter().filter(|(_, slot)| matches!(slot.state, State::Held)).count()
+    }
+
     /// How many settled ids are remembered.
     #[must_use]
     pub fn remembered(&self) -> usize {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crds::status::SidecarStatus;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
@@ -21,7 +23,7 @@ use crate::deliver::cloudevent::event_names;
 use crate::deliver::{Deliver, HttpDelivery, Parcel};
 use crate::event_id::{Scratch, identify};
 use crate::gate::{Gate, GateConfig, Token};
-use crate::kafka::{self, Consumer, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
+use crate::kafka::{Consumer, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
 use crate::metrics::Metrics;
 use crate::metrics::labels::TopicLabel;
 use crate::outcome::{self, Outcome};
@@ -157,7 +159,7 @@ impl Service {
         let now = Time::now();
         let gate =
             Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
-        let pipeline = Pipeline::new(PipelineConfig::from(config), gate, rand::rng_source(), now);
+        let pipeline = Pipeline::new(PipelineConfig::from(config), gate, SmallRng::from_rng(&mut rand::rng()), now);
         let (events, kafka) = mpsc::unbounded_channel();
         let buffer = &config.delivery.buffer;
         let limits = Limits { max_records: buffer.max_records, max_bytes: buffer.max_bytes };

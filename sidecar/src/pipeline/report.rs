@@ -60,8 +60,11 @@ impl Pipeline {
     }
 
     /// Something does not work and is tried again.
-    pub fn problem(&mut self, message: String) {
-        self.findings.problem = Some(message);
+    pub fn problem(&mut self, place: Option<&TopicPartition>, message: String) {
+        self.findings.problem = Some(match place {
+            Some(place) => format!("{place}: {message}"),
+            None => message,
+        });
     }
 
     /// The store may forget keys before their time, or not; with what to do about it.
@@ -126,10 +129,10 @@ impl Pipeline {
         }
     }
 
-    /// Requests and events with the app or being settled, and records and bytes in memory.
+    /// What is under way.
     #[must_use]
     pub fn load(&self) -> Load {
-        Load { requests: self.deliveries.len(), busy: self.busy, entries: self.entries.len() }
+        Load { requests: self.deliveries.len(), busy: self.busy, held: self.gate.held() }
     }
 
     fn find_app(&self) -> Finding {
@@ -152,15 +155,15 @@ impl Pipeline {
     }
 }
 
-/// What the pipeline holds.
+/// What is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Requests under way.
     pub requests: usize,
     /// Events from delivery to settlement.
     pub busy: usize,
-    /// Records in memory.
-    pub entries: usize,
+    /// Events that wait for another session's claim.
+    pub held: usize,
 }
 
 impl super::partition::Partition {
