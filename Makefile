@@ -2,9 +2,10 @@
 #
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit and integration tests
-#   make lint    formatting, lints, licences and advisories
+#   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the benches against real Kafka and Redis
 #   make dist    the binary as it is shipped
+#   make advisories   known vulnerabilities of the dependencies; apart, since a new one breaks a build that nobody changed
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test bench lint clippy fmt fmt-check deny setup setup-build dist
+.PHONY: demo test bench lint clippy fmt fmt-check deny advisories setup setup-build dist
 
 demo: setup-build
 	cargo run $(PROFILE) --quiet --bin sidecar -- demo
@@ -41,7 +42,10 @@ fmt-check:
 	cargo fmt --all --check
 
 deny:
-	scripts/deny
+	scripts/deny bans licenses sources
+
+advisories:
+	scripts/deny advisories
 
 dist: setup-build
 	cargo build --profile dist --locked --bin sidecar

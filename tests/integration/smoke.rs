@@ -13,6 +13,7 @@ use harness::ledger::{Ledger, Published};
 use harness::offsets::{Offsets, read_all};
 use harness::process::{Program, built, how};
 use harness::publish::{Plan, Publisher, Raw};
+use harness::sidecar::Sidecar;
 use harness::wait::{always, equal, eventually};
 use hyper::{Method, StatusCode};
 use libtest_mimic::Trial;
@@ -29,6 +30,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         trial("smoke::the_app_keeps_its_ledger", the_app_keeps_its_ledger),
         trial("smoke::the_app_answers_as_told", the_app_answers_as_told),
         trial("smoke::a_killed_ledger_app_leaves_its_effects", a_killed_ledger_app_leaves_its_effects),
+        trial("smoke::a_sidecar_that_ends_is_reported", a_sidecar_that_ends_is_reported),
         trial("smoke::a_child_outlives_the_thread_that_started_it", a_child_outlives_the_thread_that_started_it),
         trial("smoke::an_app_restarts_over_its_stale_socket_or_not", an_app_restarts_over_its_stale_socket_or_not),
     ]
@@ -49,6 +51,11 @@ async fn kafka_takes_and_gives_records(env: Env) -> anyhow::Result<()> {
     ensure!(all.len() == published.records() + 2, "{} records", all.len());
     let odd = all.iter().find(|r| (r.partition, r.offset) == (partition, offset)).unwrap();
     ensure!(odd.value.is_none() && odd.key.as_deref() == Some(b"k") && odd.header("ce_id").as_deref() == Some("7"));
+    for partition in 0..3 {
+        let planned: Vec<_> = plan.records().into_iter().filter(|r| r.partition == Some(partition)).collect();
+        let read = all.iter().filter(|r| r.partition == partition).take(planned.len());
+        ensure!(read.map(|r| &r.value).eq(planned.iter().map(|r| &r.value)), "partition {partition} is not in order");
+    }
     env.kafka().await?.delete_topic(&topic).await?;
     Ok(())
 }
@@ -228,6 +235,13 @@ async fn a_killed_ledger_app_leaves_its_effects(env: Env) -> anyhow::Result<()> 
     process.kill();
     let effects = harness::ledger::read(&ledger)?;
     ensure!(!effects.is_empty() && effects.iter().all(|e| e.event == "a" && e.offset == 5), "{effects:?}");
+    Ok(())
+}
+
+async fn a_sidecar_that_ends_is_reported(env: Env) -> anyhow::Result<()> {
+    let mut sidecar = Sidecar::spawn_text(env.dir(), "refused", "not a configuration")?;
+    let text = format!("{:#}", sidecar.admin().await.unwrap_err());
+    ensure!(text.contains("refused ended (exit code "), "{text}");
     Ok(())
 }
 

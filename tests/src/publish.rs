@@ -3,17 +3,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use futures_util::stream::{FuturesUnordered, TryStreamExt};
+use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde_json::json;
 
 use crate::kafka::client_config;
 use crate::ledger::{Published, logical_id};
+use crate::wait::LOOK_AGAIN;
 
 /// One record to produce.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -193,6 +195,28 @@ impl Publisher {
     /// # Errors
     /// The broker refused it.
     pub async fn send(&self, topic: &str, raw: &Raw) -> anyhow::Result<(i32, i64)> {
+        acknowledged(self.enqueue(topic, raw).await?).await.with_context(|| format!("cannot produce to {topic}"))
+    }
+
+    /// Produces records, each partition in their order, and waits for every acknowledgement.
+    ///
+    /// # Errors
+    /// The broker refused one.
+    pub async fn send_all(&self, topic: &str, records: Vec<Raw>) -> anyhow::Result<Published> {
+        let mut under_way = Vec::with_capacity(records.len());
+        for raw in &records {
+            under_way.push(self.enqueue(topic, raw).await?);
+        }
+        let mut published = Published::default();
+        for (raw, sent) in records.iter().zip(under_way) {
+            let (partition, offset) = acknowledged(sent).await.with_context(|| format!("cannot produce to {topic}"))?;
+            published.add(event_of(raw, topic, partition, offset), topic, partition, offset);
+        }
+        Ok(published)
+    }
+
+    /// Hands one record to librdkafka, when its queue has room. What is handed over first is written first.
+    async fn enqueue(&self, topic: &str, raw: &Raw) -> anyhow::Result<DeliveryFuture> {
         let mut headers = OwnedHeaders::new();
         for (key, value) in &raw.headers {
             headers = headers.insert(Header { key, value: value.as_ref() });
@@ -202,30 +226,14 @@ impl Publisher {
         record.key = raw.key.as_ref();
         record.payload = raw.value.as_ref();
         record.timestamp = raw.timestamp;
-        let sent = self.0.send(record, Duration::from_secs(60)).await;
-        let delivery = sent.map_err(|(e, _)| anyhow!(e)).with_context(|| format!("cannot produce to {topic}"))?;
-        Ok((delivery.partition, delivery.offset))
-    }
-
-    /// Produces records, each partition in their order, and waits for every acknowledgement.
-    ///
-    /// # Errors
-    /// The broker refused one.
-    pub async fn send_all(&self, topic: &str, records: Vec<Raw>) -> anyhow::Result<Published> {
-        let mut published = Published::default();
-        for chunk in records.chunks(10_000) {
-            let sending = FuturesUnordered::new();
-            for raw in chunk {
-                let sent = self.send(topic, raw);
-                sending.push(async move { anyhow::Ok((raw, sent.await?)) });
-            }
-            let mut done: Vec<_> = sending.try_collect().await?;
-            done.sort_by_key(|(_, place)| *place);
-            for (raw, (partition, offset)) in done {
-                published.add(event_of(raw, topic, partition, offset), topic, partition, offset);
-            }
+        loop {
+            record = match self.0.send_result(record) {
+                Ok(sent) => return Ok(sent),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), record)) => record,
+                Err((e, _)) => return Err(e).with_context(|| format!("cannot produce to {topic}")),
+            };
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(published)
     }
 
     /// Waits until nothing is on its way.
@@ -235,6 +243,11 @@ impl Publisher {
     pub fn flush(&self) -> anyhow::Result<()> {
         Ok(self.0.flush(Duration::from_secs(30))?)
     }
+}
+
+async fn acknowledged(sent: DeliveryFuture) -> anyhow::Result<(i32, i64)> {
+    let delivery = sent.await.context("the producer is gone")?.map_err(|(e, _)| e)?;
+    Ok((delivery.partition, delivery.offset))
 }
 
 /// Which event a record is. One without content is told by its place: two tombstones are two events.
