@@ -18,6 +18,9 @@ use tokio::net::UnixListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
+/// How long the app works on an event.
+const WORK: Duration = Duration::from_millis(1);
+
 /// One time the app did what an event asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Effect {
@@ -107,8 +110,8 @@ async fn handle(request: Request<Incoming>, ledger: Ledger) -> Result<Response<E
         ledger.push(Effect { event: envelope.data.essay, attempt, full_protection, answered: false });
         ledger.len() - 1
     };
-    // The work of a real app takes a moment; a kill finds some of it under way.
-    tokio::task::yield_now().await;
+    // The work of a real app takes a moment, so that a kill finds some of it under way.
+    sleep(WORK).await;
     if let Some(effect) = ledger.lock().unwrap_or_else(PoisonError::into_inner).get_mut(at) {
         effect.answered = true;
     }

@@ -77,7 +77,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
-        table.set_style(UTF8_FULL_CONDENSED);
+        table.load_style(UTF8_FULL_CONDENSED);
         for (name, count) in [
             ("produced", self.produced),
             ("unique", self.unique),
