@@ -32,6 +32,17 @@ pub enum Closed {
     TimedOut,
 }
 
+/// Tasks that end with the consumer, also where it is dropped without a close.
+struct Helpers([JoinHandle<()>; 2]);
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
 /// One member of a consumer group.
 ///
 /// # Guarantees
@@ -48,7 +59,7 @@ pub struct Consumer {
     budget: Arc<Budget>,
     commands: UnboundedSender<Command>,
     commits: UnboundedSender<Commits>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Helpers,
     group: JoinHandle<()>,
 }
 
@@ -83,10 +94,10 @@ impl Consumer {
             epoch: 0,
             leaving: false,
         };
-        let tasks = vec![
+        let tasks = Helpers([
             tokio::spawn(commit::run(Arc::clone(&consumer), table, to_commit, events.clone())),
             tokio::spawn(topics::run(Arc::clone(&consumer), settings.topics.clone(), events)),
-        ];
+        ]);
         let group = tokio::spawn(group.run(commanded, asked));
         Ok(Self { consumer, budget, commands, commits, tasks, group })
     }
@@ -129,7 +140,7 @@ impl Consumer {
             let _ = self.commits.send(Commits { requests: commits.clone(), reply: Some(reply) });
             match timeout_at(end, done).await {
                 Ok(Ok(errors)) if errors.is_empty() => break,
-                Ok(_) if Instant::now() + REVOKE_RETRY < end => sleep(REVOKE_RETRY).await,
+                Ok(Ok(_)) if Instant::now() + REVOKE_RETRY < end => sleep(REVOKE_RETRY).await,
                 _ => break,
             }
         }
@@ -159,10 +170,7 @@ impl Consumer {
     pub async fn close(self, bound: Duration) -> Closed {
         let end = Instant::now() + bound;
         let Self { consumer, commands, commits, tasks, group, .. } = self;
-        drop((commands, commits));
-        for task in &tasks {
-            task.abort();
-        }
+        drop((commands, commits, tasks));
         let ended = timeout_at(end, async {
             let _ = group.await;
         });

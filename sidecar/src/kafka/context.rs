@@ -1,9 +1,8 @@
 //! Decides what librdkafka's callbacks mean: rebalances for the group task, logs, errors and statistics as events. No I/O of its own.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -33,7 +32,6 @@ impl Table {
         lock(&self.0).insert(partition, epoch);
     }
 
-    /// Removes the partition, unless it has been assigned anew since.
     pub(super) fn remove(&self, partition: &TopicPartition) {
         lock(&self.0).remove(partition);
     }
