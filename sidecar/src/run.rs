@@ -93,7 +93,7 @@ impl RunError {
 /// # Errors
 /// [`RunError`], whose [`RunError::exit_code`] is the process's.
 pub async fn run(settings: Settings) -> Result<(), RunError> {
-    let store = Arc::new(RedisStore::new(settings.redis.clone()).map_err(|error| RunError::Redis(error.to_string()))?);
+    let store = Arc::new(RedisStore::new(&settings.redis).map_err(|error| RunError::Redis(error.to_string()))?);
     let deliver = Arc::new(HttpDelivery::new(&settings.config.delivery));
     let inspected = store.clone();
     let service = Service::start(settings, store, deliver).await?;

@@ -206,12 +206,22 @@ impl Publisher {
 /// Looks from time to time whether the store may forget keys before their time.
 pub(super) async fn watch_eviction(store: Arc<RedisStore>, inbox: UnboundedSender<Input>) {
     loop {
-        let pause = match store.inspect().await {
-            Ok(inspection) => {
-                let _ = inbox.send(Input::Eviction(inspection.danger()));
+        let inspection = store.inspect().await;
+        let danger = inspection.may_evict().map(|may| {
+            may.then(|| {
+                let policy = inspection.eviction_policy.as_deref().unwrap_or("unknown");
+                format!(
+                    "Redis has maxmemory-policy `{policy}`, which may drop keys before their TTL, and with them the \
+                     knowledge of what is done: set `maxmemory-policy noeviction`"
+                )
+            })
+        });
+        let pause = match danger {
+            Some(danger) => {
+                let _ = inbox.send(Input::Eviction(danger));
                 EVICTION_EVERY
             }
-            Err(_) => EVICTION_RETRY,
+            None => EVICTION_RETRY,
         };
         sleep(pause).await;
     }
