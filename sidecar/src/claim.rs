@@ -250,7 +250,8 @@ pub fn decide(
         // Not an answer to this question: look again.
         Reply::Refused => return Decision::Held,
     };
-    let next = |attempt: u32| Decision::TakeOver { attempt: attempt.max(request.attempt.saturating_sub(1)).saturating_add(1) };
+    let next =
+        |attempt: u32| Decision::TakeOver { attempt: attempt.max(request.attempt.saturating_sub(1)).saturating_add(1) };
     match Stored::parse(value, done_values) {
         Stored::Done(fingerprint) => Decision::Duplicate(fingerprint),
         Stored::Foreign => Decision::Foreign,
@@ -278,7 +279,6 @@ pub struct ClaimRequest<'a> {
 
 impl ClaimRequest<'_> {
     /// The claim, once the store has applied it.
-    #[must_use]
     pub fn granted(&self) -> Claim {
         Claim { key: self.key.clone(), session: Some(self.session), attempt: self.attempt, since: self.sent_at }
     }

@@ -258,7 +258,6 @@ impl Gate {
     }
 
     /// A source of ids that were never used.
-    #[must_use]
     pub fn random_ids() -> impl FnMut() -> SessionId + Send + 'static {
         || SessionId::new(Uuid::new_v4())
     }
@@ -320,7 +319,13 @@ impl Gate {
                 self.release(claim, false, Some(now), now);
                 return None;
             }
-            (false, _) if fresh => if self.is_degraded(now) { Gated::Degraded } else { Gated::Store },
+            (false, _) if fresh => {
+                if self.is_degraded(now) {
+                    Gated::Degraded
+                } else {
+                    Gated::Store
+                }
+            }
             (false, FailurePolicy::Open) if claim.session().is_none() && self.slots[at].unusable => Gated::Memory,
             _ => {
                 self.claim_again(claim, now);
@@ -422,7 +427,8 @@ impl Gate {
     /// Does what is due at this moment: timers, sessions, the write-back.
     pub fn poll(&mut self, now: Time) {
         self.poll_sessions(now);
-        while let Some(Reverse((_, serial, at))) = self.timers.peek().filter(|Reverse((due, ..))| *due <= now).copied() {
+        while let Some(Reverse((_, serial, at))) = self.timers.peek().filter(|Reverse((due, ..))| *due <= now).copied()
+        {
             self.timers.pop();
             if self.slots.get(at).is_some_and(|slot| slot.timer == Some(serial)) {
                 self.slots[at].timer = None;
@@ -436,7 +442,8 @@ impl Gate {
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
         let timer = self.timers.peek().map(|Reverse((due, ..))| *due);
-        let write_back = (!self.write_back.is_empty() && !self.breaker.is_open() && self.writing == 0).then_some(self.write_at);
+        let write_back =
+            (!self.write_back.is_empty() && !self.breaker.is_open() && self.writing == 0).then_some(self.write_at);
         [timer, self.sessions.next_due(), write_back].into_iter().flatten().min()
     }
 

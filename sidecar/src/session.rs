@@ -203,7 +203,8 @@ impl Sessions {
     /// When [`Sessions::poll`] has something to do next, if that is known.
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
-        let renewals = self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
+        let renewals =
+            self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
         let endings = self.ending.iter().filter_map(|(_, at)| *at);
         let opening = (self.current.is_none() && self.opening.is_none() && !self.closing).then_some(self.open_at);
         renewals.chain(endings).chain(opening).min()

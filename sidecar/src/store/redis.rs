@@ -109,7 +109,7 @@ pub struct RedisStore {
 #[derive(Debug)]
 enum Route {
     One(Arc<Link>),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl RedisStore {
@@ -126,7 +126,7 @@ impl RedisStore {
                 let name = settings.sentinel_master.clone().ok_or(ConfigError::NoSentinelMaster)?;
                 Route::One(Link::new(Target::Master(Sentinels::new(addresses, name)), access, script_only))
             }
-            Topology::Cluster => Route::Cluster(Cluster::new(addresses, access, script_only)),
+            Topology::Cluster => Route::Cluster(Box::new(Cluster::new(addresses, access, script_only))),
         };
         Ok(Self { route, timeout: settings.timeout })
     }
