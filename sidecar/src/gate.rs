@@ -266,6 +266,9 @@ impl Gate {
     pub fn request(&mut self, ticket: Ticket, key: &Key, fingerprint: Option<Fingerprint>, terms: Terms, now: Time) {
         let asker = Asker { ticket, fingerprint };
         if let Some(&at) = self.by_key.get(&key.digest()) {
+            if let State::Completing { fingerprint: done, .. } = self.slots[at].state {
+                return self.tell_duplicate(asker, done);
+            }
             self.slots[at].waiters.push_back(asker);
             self.promote_if_free(at, now);
             return;
@@ -346,7 +349,9 @@ impl Gate {
         }
     }
 
-    /// The event is done: completed by the app, or rejected for good. [`Verdict::Settled`] follows.
+    /// The event is done: completed by the app, or rejected for good. [`Verdict::Settled`] follows, once that is sure to be
+    /// known. Whoever waits for the event here need not wait for that: until then the record that was delivered holds its
+    /// own offset back, and would come again.
     pub fn complete(&mut self, claim: Claim, fingerprint: Option<Fingerprint>, now: Time) {
         let Some(at) = self.slot_of(&claim) else { return };
         let session = claim.session();
@@ -354,6 +359,9 @@ impl Gate {
         let op = claim::settle(claim, Settlement::Done(fingerprint), ttl, claim_ttl);
         let Some(Op::Set { value, .. }) = op else { return };
         self.slots[at].state = State::Completing { value, fingerprint, session, since: now, tries: 0 };
+        for waiter in std::mem::take(&mut self.slots[at].waiters) {
+            self.tell_duplicate(waiter, fingerprint);
+        }
         self.write_done(at, now);
     }
 
@@ -645,10 +653,14 @@ impl Gate {
     fn resolve_done(&mut self, at: usize, done: Option<Fingerprint>) {
         let slot = self.remove(at);
         for asker in slot.owner.into_iter().chain(slot.waiters) {
-            self.counts.claims_duplicate += 1;
-            let suspect = claim::suspect(done, asker.fingerprint);
-            self.verdicts.push_back(Verdict::Duplicate { ticket: asker.ticket, suspect });
+            self.tell_duplicate(asker, done);
         }
+    }
+
+    fn tell_duplicate(&mut self, asker: Asker, done: Option<Fingerprint>) {
+        self.counts.claims_duplicate += 1;
+        let suspect = claim::suspect(done, asker.fingerprint);
+        self.verdicts.push_back(Verdict::Duplicate { ticket: asker.ticket, suspect });
     }
 
     fn remove(&mut self, at: usize) -> Slot {
@@ -715,11 +727,6 @@ impl Gate {
         self.recent.insert(&slot.key, fingerprint, now + slot.terms.ttl);
         if let Some(owner) = slot.owner {
             self.verdicts.push_back(Verdict::Settled(owner.ticket));
-        }
-        for waiter in slot.waiters {
-            self.counts.claims_duplicate += 1;
-            let suspect = claim::suspect(fingerprint, waiter.fingerprint);
-            self.verdicts.push_back(Verdict::Duplicate { ticket: waiter.ticket, suspect });
         }
     }
 

@@ -232,8 +232,10 @@ fn grow(counter: &Counter, before: u64, after: u64) {
 
 fn note_change(known: bool, finding: &Finding) {
     let (about, message) = (finding.about, &finding.message);
-    if !finding.healthy {
+    if !finding.healthy && known {
         tracing::warn!(condition = about, reason = finding.reason, message, "not as it should be");
+    } else if !finding.healthy {
+        tracing::info!(condition = about, reason = finding.reason, message, "not yet as it should be");
     } else if known {
         tracing::info!(condition = about, "as it should be again");
     }
