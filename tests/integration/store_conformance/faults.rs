@@ -356,6 +356,9 @@ async fn an_unknown_authority_is_refused() {
     let wrong_ca = RedisSettings { ca_pem: tls_settings(&server, &theirs).ca_pem, ..right.clone() };
     let reply = one(&store(&wrong_ca), claim("idempotency:test:k", "1")).await;
     assert!(is_not_sent(&reply) && format!("{reply:?}").contains("certificate"), "{reply:?}");
+    let mixed = right.client_pem.clone().zip(tls_settings(&server, &theirs).client_pem).map(|(a, b)| (a.0, b.1));
+    let told = RedisStore::new(&RedisSettings { client_pem: mixed, ..right.clone() }).unwrap_err().to_string();
+    assert!(told.contains("don't go together"), "{told}");
     let no_client = RedisSettings { client_pem: None, ..right };
     let reply = one(&store(&no_client), claim("idempotency:test:k", "1")).await;
     assert!(is_not_sent(&reply), "the server asks for a certificate: {reply:?}");
