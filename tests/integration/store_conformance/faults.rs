@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crds::config::{ClaimCommand, Topology};
 use futures_util::future::join_all;
 use harness::proxy::{Action, Proxy};
-use harness::redis::{Certificates, RedisCluster, RedisSentinel, RedisServer};
+use harness::redis::{Certificates, RedisCluster, RedisSentinel, RedisServer, wait_until};
 use libtest_mimic::Trial;
 use redis::Value;
 use sidecar::settings::{RedisSettings, Secret};
@@ -426,6 +426,11 @@ async fn moving_slots_are_followed() {
     for node in [to, from] {
         node.command::<Value>(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).unwrap();
     }
+    wait_until("both nodes to know of the move", || {
+        let moved = from.command::<Value>(&["EXISTS", key]).is_err();
+        Ok(moved && to.command::<Value>(&["EXISTS", key]).is_ok())
+    })
+    .unwrap();
     // MOVED, and then the new map.
     for _ in 0..3 {
         let ops = vec![claim(key, "3"), claim("elsewhere", "1"), claim("{moving}new", "3")];
