@@ -1,5 +1,5 @@
 //! Decides nothing of its own: keeps claims in this process, with the same contract as Redis. The embedded default of the demo, the
-//! reference in tests. No I/O; reads the clock it is given.
+//! reference in tests. No I/O; reads tokio's clock, so that a test can pause it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,12 +8,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{ClaimStore, Op, Replies, Reply, StoreError};
-use crate::clock::Time;
 use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{ClaimStore, Op, Replies, Reply, StoreError};
 
 /// Expired keys removed with each operation, at most: clean-up never costs a call more than its own size.
 const SWEEP_PER_OP: usize = 2;
+/// Beyond every TTL in use; stands in where a TTL is too long for the clock.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What goes wrong with one operation, on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +33,6 @@ pub enum Fault {
     Error(String),
 }
 
-type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 type Hook = Arc<dyn Fn(&Op) -> Option<Fault> + Send + Sync>;
 
 /// A claim store in memory. Clones share the same keys.
@@ -38,16 +40,9 @@ type Hook = Arc<dyn Fn(&Op) -> Option<Fault> + Send + Sync>;
 /// # Guarantees
 /// - The contract of [`ClaimStore`], TTLs included: an expired key is never seen, removed or not.
 /// - Memory is bounded by the keys that live: each operation removes a few expired ones.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct MemoryStore {
     shared: Arc<Mutex<Shared>>,
-    clock: Clock,
-}
-
-impl Default for MemoryStore {
-    fn default() -> Self {
-        Self::with_clock(Time::now)
-    }
 }
 
 #[derive(Default)]
@@ -70,12 +65,6 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// An empty store whose TTLs run by that clock.
-    #[must_use]
-    pub fn with_clock(clock: impl Fn() -> Time + Send + Sync + 'static) -> Self {
-        Self { shared: Arc::default(), clock: Arc::new(clock) }
     }
 
     /// Lets the store go away (`false`) or come back (`true`). While it is away every operation ends with
@@ -107,16 +96,15 @@ impl MemoryStore {
     /// What the key holds.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Bytes> {
-        let now = (self.clock)();
-        self.lock().table.get(key, now).cloned()
+        self.lock().table.get(key, Instant::now()).cloned()
     }
 
     /// How long the key lives on.
     #[must_use]
     pub fn ttl(&self, key: &str) -> Option<Duration> {
-        let now = (self.clock)();
+        let now = Instant::now();
         let shared = self.lock();
-        shared.table.entries.get(key).filter(|entry| entry.expires > now).map(|entry| entry.expires.since(now))
+        shared.table.entries.get(key).filter(|entry| entry.expires > now).map(|entry| entry.expires - now)
     }
 
     /// How many keys are held, those that expired and are not yet removed among them.
@@ -136,16 +124,11 @@ impl MemoryStore {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply_now(&self, op: &Op) -> Reply {
-        let now = (self.clock)();
-        self.lock().table.apply(op, now)
-    }
-
     fn run(&self, op: &Op, hook: Option<&Hook>) -> Result<Reply, StoreError> {
         match hook.and_then(|hook| hook(op)) {
-            None => Ok(self.apply_now(op)),
+            None => Ok(self.lock().table.apply(op, Instant::now())),
             Some(Fault::LoseReply) => {
-                self.apply_now(op);
+                self.lock().table.apply(op, Instant::now());
                 Err(StoreError::Unanswered("the reply was lost on purpose".to_owned()))
             }
             Some(Fault::LoseRequest) => Err(StoreError::Unanswered("the request was lost on purpose".to_owned())),
@@ -153,7 +136,7 @@ impl MemoryStore {
                 let (store, op) = (self.clone(), op.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
-                    store.apply_now(&op);
+                    store.lock().table.apply(&op, Instant::now());
                 });
                 Err(StoreError::Unanswered("the request was held up on purpose".to_owned()))
             }
@@ -190,7 +173,7 @@ impl ClaimStore for MemoryStore {
 
 struct Entry {
     value: Bytes,
-    expires: Time,
+    expires: Instant,
     /// Together with `expires` the entry's place in the order of expiry.
     serial: u64,
 }
@@ -199,12 +182,12 @@ struct Entry {
 struct Table {
     entries: HashMap<Arc<str>, Entry>,
     /// Exactly one place for each entry, soonest first.
-    expiry: BTreeMap<(Time, u64), Arc<str>>,
+    expiry: BTreeMap<(Instant, u64), Arc<str>>,
     serial: u64,
 }
 
 impl Table {
-    fn apply(&mut self, op: &Op, now: Time) -> Reply {
+    fn apply(&mut self, op: &Op, now: Instant) -> Reply {
         self.sweep(now);
         match op {
             Op::SetIfAbsent { key, value, ttl } => match self.get(key, now) {
@@ -238,14 +221,14 @@ impl Table {
         }
     }
 
-    fn get(&self, key: &str, now: Time) -> Option<&Bytes> {
+    fn get(&self, key: &str, now: Instant) -> Option<&Bytes> {
         self.entries.get(key).filter(|entry| entry.expires > now).map(|entry| &entry.value)
     }
 
-    fn put(&mut self, key: &Arc<str>, value: &Bytes, ttl: Duration, now: Time) -> Reply {
+    fn put(&mut self, key: &Arc<str>, value: &Bytes, ttl: Duration, now: Instant) -> Reply {
         self.remove(key);
         self.serial += 1;
-        let expires = now + ttl;
+        let expires = now.checked_add(ttl).unwrap_or_else(|| now + FAR);
         self.expiry.insert((expires, self.serial), Arc::clone(key));
         self.entries.insert(Arc::clone(key), Entry { value: value.clone(), expires, serial: self.serial });
         Reply::Applied
@@ -257,7 +240,7 @@ impl Table {
         }
     }
 
-    fn sweep(&mut self, now: Time) {
+    fn sweep(&mut self, now: Instant) {
         for _ in 0..SWEEP_PER_OP {
             match self.expiry.first_entry() {
                 Some(first) if first.key().0 <= now => {
@@ -272,7 +255,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -280,36 +263,42 @@ mod tests {
         Op::Set { key: key.into(), value: Bytes::from_static(b"v"), ttl: Duration::from_secs(ttl) }
     }
 
-    /// A store, and the seconds that its clock shows.
-    fn store_with_clock() -> (MemoryStore, Arc<AtomicU64>) {
-        let seconds = Arc::new(AtomicU64::new(1));
-        let shown = seconds.clone();
-        let store = MemoryStore::with_clock(move || Time::at(Duration::from_secs(shown.load(Ordering::SeqCst))));
-        (store, seconds)
+    #[test]
+    fn expired_keys_are_removed_a_few_with_each_operation() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        for i in 0..1000 {
+            table.apply(&set(&format!("k{i}"), 1), start);
+        }
+        let later = start + Duration::from_secs(2);
+        assert_eq!(table.entries.len(), 1000);
+        table.apply(&set("a", 1), later);
+        assert_eq!(table.entries.len(), 999, "two go, one comes");
+        for _ in 0..1000 {
+            table.apply(&set("a", 1), later);
+        }
+        assert_eq!((table.entries.len(), table.expiry.len()), (1, 1));
     }
 
-    #[tokio::test]
-    async fn expired_keys_are_removed_a_few_with_each_operation() {
-        let (store, seconds) = store_with_clock();
-        store.apply((0..1000).map(|i| set(&format!("k{i}"), 1)).collect()).await;
-        seconds.fetch_add(2, Ordering::SeqCst);
-        assert_eq!(store.len(), 1000);
-        store.apply(vec![set("a", 1)]).await;
-        assert_eq!(store.len(), 999, "two go, one comes");
-        store.apply((0..1000).map(|_| set("a", 1)).collect()).await;
-        assert_eq!(store.len(), 1);
+    #[test]
+    fn a_renewed_key_has_one_place_in_the_order_of_expiry_and_ends_on_time() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        for ttl in 1..500 {
+            table.apply(&set("k", ttl), start);
+        }
+        assert_eq!(table.expiry.len(), 1);
+        assert!(table.get("k", start + Duration::from_millis(498_999)).is_some());
+        assert_eq!(table.get("k", start + Duration::from_secs(499)), None);
+        let renewal = Op::SetIfPresent { key: "k".into(), value: Bytes::new(), ttl: Duration::from_secs(1) };
+        assert_eq!(table.apply(&renewal, start + Duration::from_secs(499)), Reply::Refused);
+        table.apply(&Op::Delete { key: "k".into() }, start);
+        assert!(table.expiry.is_empty());
     }
 
-    #[tokio::test]
-    async fn a_renewed_key_has_one_place_in_the_order_of_expiry() {
-        let (store, seconds) = store_with_clock();
-        store.apply((1..500).map(|ttl| set("k", ttl)).collect()).await;
-        assert_eq!(store.lock().table.expiry.len(), 1);
-        seconds.fetch_add(498, Ordering::SeqCst);
-        assert!(store.get("k").is_some());
-        assert_eq!(store.ttl("k"), Some(Duration::from_secs(1)));
-        seconds.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(store.get("k"), None);
+    #[test]
+    fn a_ttl_beyond_the_clock_is_only_long() {
+        let mut table = Table::default();
+        assert_eq!(table.apply(&set("k", u64::MAX), Instant::now()), Reply::Applied);
+        assert!(table.get("k", Instant::now()).is_some());
     }
 
     #[tokio::test]
@@ -324,37 +313,36 @@ mod tests {
             let scripted = fault.clone();
             store.set_faults(move |op| (&**op.key() == "k").then(|| scripted.clone()));
             let replies = store.apply(vec![set("k", 60), set("other", 60)]).await;
+            let unanswered = matches!(replies[0], Err(StoreError::Unanswered(_)));
+            assert_eq!(unanswered, matches!(fault, Fault::LoseReply | Fault::LoseRequest), "{fault:?}");
             assert!(replies[0].is_err(), "{fault:?}");
             assert_eq!(replies[1], Ok(Reply::Applied));
             assert_eq!(store.get("k").is_some(), applied, "{fault:?}");
+            store.clear_faults();
+            assert_eq!(store.apply(vec![set("k", 60)]).await, vec![Ok(Reply::Applied)]);
         }
     }
 
     #[tokio::test]
-    async fn a_late_operation_is_applied_after_its_answer() {
+    async fn a_held_up_operation_applies_after_its_answer() {
         let store = MemoryStore::new();
         store.set_faults(|_| Some(Fault::ApplyLater(Duration::from_millis(20))));
         assert!(matches!(store.apply(vec![set("k", 60)]).await[0], Err(StoreError::Unanswered(_))));
         assert_eq!(store.get("k"), None);
-        let applied = async {
-            while store.get("k").is_none() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), applied).await.unwrap();
+        while store.get("k").is_none() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
     async fn a_store_that_goes_away_leaves_calls_under_way_unanswered() {
         let store = MemoryStore::new();
-        store.set_latency(Duration::from_millis(100));
-        let under_way = tokio::spawn({
-            let store = store.clone();
-            async move { store.apply(vec![set("k", 60)]).await }
-        });
-        tokio::task::yield_now().await;
+        store.set_latency(Duration::from_millis(50));
+        let mut under_way = store.apply(vec![set("k", 60)]);
+        // Polled once: past the first look at whether the store is there.
+        assert!(under_way.as_mut().now_or_never().is_none());
         store.set_available(false);
-        assert!(matches!(under_way.await.unwrap()[0], Err(StoreError::Unanswered(_))));
+        assert!(matches!(under_way.await[0], Err(StoreError::Unanswered(_))));
         assert!(matches!(store.apply(vec![set("k", 60)]).await[0], Err(StoreError::NotSent(_))));
         store.set_available(true);
         assert_eq!(store.apply(vec![set("k", 60)]).await, vec![Ok(Reply::Applied)]);
