@@ -72,6 +72,9 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+/// The longest event type that stands in a key as it is, in bytes.
+const LONGEST_TYPE: usize = 256;
+
 /// A rendered key prefix: what the keys of one topic and one event type begin with.
 #[derive(Clone, Debug)]
 pub struct KeyPrefix {
@@ -80,9 +83,16 @@ pub struct KeyPrefix {
 }
 
 impl KeyPrefix {
-    /// Fills the template's `{group}`, `{topic}` and `{type}`.
+    /// Fills the template's `{group}`, `{topic}` and `{type}`. A type is a record's own word: a very long one stands as its hash.
     #[must_use]
     pub fn render(template: &str, group: &str, topic: &str, event_type: &str) -> Self {
+        let hashed;
+        let event_type = if event_type.len() > LONGEST_TYPE {
+            hashed = EventId(Sha256::digest(event_type.as_bytes()).into()).to_hex();
+            &*hashed
+        } else {
+            event_type
+        };
         let mut text = String::with_capacity(template.len() + group.len() + topic.len() + event_type.len());
         let mut rest = template;
         // One pass, so that a placeholder inside a value is not filled again.
@@ -111,13 +121,9 @@ impl KeyPrefix {
     /// The key of an event.
     #[must_use]
     pub fn key(&self, id: &EventId) -> Key {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(self.text.len() + 64);
         text.push_str(&self.text);
-        for byte in id.0 {
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
-        }
+        text.push_str(&id.to_hex());
         Key { text: text.into(), digest: self.digest ^ first_16(&id.0) }
     }
 }
