@@ -754,3 +754,6 @@ pub const fn protection(gated: Gated, covers: bool) -> Protection {
         Gated::Memory => Protection::None,
     }
 }
+
+#[cfg(test)]
+mod tests;
