@@ -167,15 +167,19 @@ impl Stored {
         let claim = text.strip_prefix("c:").and_then(|rest| rest.rsplit_once(':'));
         let Some((session, attempt)) = claim else { return Self::Foreign };
         let Ok(attempt) = attempt.parse() else { return Self::Foreign };
+        // Read only what is written here: another spelling of a number or of an id is somebody else's.
         if session == "-" {
-            return Self::Released { attempt };
+            return if released_value(attempt) == value { Self::Released { attempt } } else { Self::Foreign };
         }
-        SessionId::parse(session).map_or(Self::Foreign, |session| Self::Claimed { session, attempt })
+        match SessionId::parse(session) {
+            Some(session) if claim_value(session, attempt) == value => Self::Claimed { session, attempt },
+            _ => Self::Foreign,
+        }
     }
 }
 
 fn parse_fingerprint(hex: &str) -> Option<Fingerprint> {
-    if hex.len() != 8 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if hex.len() != 8 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
     u32::from_str_radix(hex, 16).ok().map(|bits| Fingerprint(bits.to_be_bytes()))
@@ -359,3 +363,6 @@ pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, claim_ttl: Du
         reached => Op::CompareAndSet { key, expect, value: released_value(reached), ttl: claim_ttl },
     })
 }
+
+#[cfg(test)]
+mod tests;

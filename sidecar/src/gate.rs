@@ -768,3 +768,6 @@ pub const fn protection(gated: Gated, covers: bool) -> Protection {
         Gated::Memory => Protection::None,
     }
 }
+
+#[cfg(test)]
+mod tests;
