@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod publish;
 pub mod redis;
+pub mod rig;
 pub mod sidecar;
 pub mod wait;
 
