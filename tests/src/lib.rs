@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod publish;
 pub mod redis;
+pub mod rig;
 pub mod sidecar;
 pub mod wait;
 
@@ -26,6 +27,6 @@ pub fn in_repo(path: &str) -> std::path::PathBuf {
 ///
 /// # Errors
 /// Where the runtime can't be built.
-pub fn block_on<T>(future: impl std::future::Future<Output = T>) -> anyhow::Result<T> {
+pub fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future))
 }
