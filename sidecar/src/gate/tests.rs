@@ -244,7 +244,7 @@ impl Rig {
     }
 
     fn release(&mut self, claim: Claim, sent: bool, again: Option<Time>) {
-        self.gate.release(claim, sent, again, self.now);
+        self.gate.release(claim, sent, again.unwrap_or(self.now), again.is_some(), self.now);
         self.collect();
     }
 }
@@ -569,6 +569,23 @@ mod reserve {
         rig.pass_alive(4);
         assert!(rig.granted(2).is_none(), "its duplicate waits too");
         assert_eq!(rig.gate.stance(2, &key(1)), Stance::BackingOff);
+        rig.pass_alive(2);
+        rig.settle_down();
+        assert_eq!(rig.granted(2).unwrap().attempt(), 2);
+    }
+
+    #[test]
+    fn also_when_its_record_leaves() {
+        let mut rig = Rig::open(FailurePolicy::Open);
+        rig.request(1, 1);
+        rig.request(2, 1);
+        rig.settle_down();
+        let claim = rig.started(1).claim;
+        let later = rig.now + Duration::from_secs(5);
+        rig.gate.release(claim, true, later, false, rig.now);
+        rig.settle_down();
+        rig.pass_alive(4);
+        assert!(rig.granted(2).is_none());
         rig.pass_alive(2);
         rig.settle_down();
         assert_eq!(rig.granted(2).unwrap().attempt(), 2);
