@@ -319,7 +319,7 @@ impl Gate {
         let gated = match (self.breaker.is_open(), self.config.policy) {
             (true, FailurePolicy::Open) => Gated::Memory,
             (false, _) if fresh && claim.age(now) > self.slots[at].terms.claim_ttl / 2 => {
-                self.release(claim, false, Some(now), now);
+                self.release(claim, false, now, true, now);
                 return None;
             }
             (false, _) if fresh => {
@@ -365,9 +365,9 @@ impl Gate {
         self.write_done(at, now);
     }
 
-    /// The event is to come again: `sent` tells whether a request may have left under this claim. With `again` whoever asked
-    /// keeps asking and is served again from then on; without, it is withdrawn.
-    pub fn release(&mut self, claim: Claim, sent: bool, again: Option<Time>, now: Time) {
+    /// The event is to come again: `sent` tells whether a request may have left under this claim. Nobody here is served
+    /// before `not_before`. With `stays` whoever asked keeps asking; without, it is withdrawn.
+    pub fn release(&mut self, claim: Claim, sent: bool, not_before: Time, stays: bool, now: Time) {
         let Some(at) = self.slot_of(&claim) else { return };
         let (session, attempt) = (claim.session(), claim.attempt());
         let slot = &mut self.slots[at];
@@ -376,9 +376,9 @@ impl Gate {
             slot.floor = slot.floor.max(attempt);
             slot.requests = slot.requests.saturating_add(1);
         }
-        match again {
-            Some(not_before) => slot.not_before = not_before,
-            None => slot.owner = None,
+        slot.not_before = not_before;
+        if !stays {
+            slot.owner = None;
         }
         if let Some(session) = session.filter(|_| delivering) {
             self.sessions.unhold(session);
@@ -644,7 +644,7 @@ impl Gate {
             }
             None => {
                 self.counts.claims_released += 1;
-                self.release(claim, false, None, now);
+                self.release(claim, false, now, false, now);
             }
         }
     }

@@ -181,6 +181,8 @@ struct Entry {
     phase: Phase,
     /// Deliveries that failed.
     failures: u32,
+    /// Requests that reached the app, or may have. The gate forgets them when the event is withdrawn, as when the app is down.
+    requests: u32,
     /// It goes into no larger batch.
     batch_cap: usize,
 }
@@ -339,7 +341,7 @@ impl Pipeline {
     /// When [`Pipeline::advance`] has something to do next, if that is known.
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
-        let commit = self.partitions.iter().any(|(_, p)| p.commit().is_some()).then_some(self.commit_due);
+        let commit = self.partitions.iter().any(|(_, p)| !p.revoking && p.commit().is_some()).then_some(self.commit_due);
         let copies = self.copies.iter().filter_map(|(_, copy)| copy.retry_at).min();
         let revocations = self.revocations.iter().map(|revocation| revocation.deadline).min();
         [self.gate.next_due(), commit, copies, revocations, self.flow.next_due(&self.config)]
@@ -386,6 +388,7 @@ impl Pipeline {
             terms,
             phase: Phase::Queued,
             failures: 0,
+            requests: 0,
             batch_cap: self.config.batch,
         });
         self.queues[queue].entries.push_back(entry);
@@ -534,3 +537,6 @@ impl Pipeline {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

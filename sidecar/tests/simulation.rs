@@ -11,7 +11,7 @@ mod simulation {
 }
 
 use crds::config::{FailurePolicy, Ordering};
-use simulation::world::{Faults, Plan, World};
+use simulation::world::{Faults, Plan, Seen, World};
 
 fn runs() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -21,13 +21,21 @@ fn runs() -> Vec<u64> {
     }
 }
 
-fn simulate(plan: Plan) {
+fn simulate(plan: Plan) -> Seen {
+    let mut seen = Seen::default();
     for seed in runs() {
         let mut world = World::new(plan, seed);
         if let Err(broken) = world.run() {
             panic!("seed {seed} of {plan:?}: {broken}\n{}", world.tail());
         }
+        seen += world.seen;
     }
+    seen
+}
+
+/// All runs together must have come to what they are about; a few may not.
+fn reached(counts: &[u64]) {
+    assert!(runs().len() < 50 || counts.iter().all(|count| *count > 0), "never happened: {counts:?}");
 }
 
 const CALM: Plan = Plan {
@@ -37,12 +45,25 @@ const CALM: Plan = Plan {
     ordering: Ordering::Partition,
     batch: 1,
     policy: FailurePolicy::Open,
-    faults: Faults { store: false, outage: false, crash: false, rebalance: false, app: false, app_down: false },
+    faults: Faults {
+        store: false,
+        outage: false,
+        crash: false,
+        rebalance: false,
+        app: false,
+        app_down: false,
+        copies: false,
+        drain: false,
+        restart: false,
+        flush: false,
+    },
     reject: false,
+    copy: false,
+    max_attempts: None,
 };
 
 const EVERYTHING: Faults =
-    Faults { store: true, outage: false, crash: true, rebalance: true, app: true, app_down: true };
+    Faults { store: true, crash: true, rebalance: true, app: true, app_down: true, ..CALM.faults };
 
 #[test]
 fn without_faults_every_event_has_one_effect() {
@@ -92,5 +113,50 @@ fn an_outage_of_the_store_loses_nothing() {
         let faults = Faults { outage: true, ..EVERYTHING };
         simulate(Plan { sidecars: 2, policy, faults, ..CALM });
         simulate(Plan { sidecars: 2, policy, faults: Faults { outage: true, ..CALM.faults }, ..CALM });
+    }
+}
+
+#[test]
+fn no_offset_passes_before_its_copy_is_acknowledged() {
+    let faults = Faults { copies: true, rebalance: true, ..CALM.faults };
+    for ordering in [Ordering::Partition, Ordering::Key, Ordering::Unordered] {
+        let seen = simulate(Plan { ordering, faults, reject: true, copy: true, ..CALM });
+        reached(&[seen.dead_letters, seen.skipped, seen.refused]);
+    }
+    simulate(Plan { faults: Faults { copies: true, restart: true, ..EVERYTHING }, reject: true, copy: true, ..CALM });
+}
+
+#[test]
+fn only_an_event_that_always_fails_is_given_up() {
+    let faults = Faults { app_down: true, ..CALM.faults };
+    for (ordering, batch) in [(Ordering::Partition, 1), (Ordering::Partition, 8), (Ordering::Key, 1), (Ordering::Unordered, 8)] {
+        let seen = simulate(Plan { ordering, batch, faults, copy: true, max_attempts: Some(3), ..CALM });
+        reached(&[seen.exhausted]);
+    }
+}
+
+#[test]
+fn drains_and_graceful_ends_lose_and_repeat_nothing() {
+    for (ordering, batch) in [(Ordering::Partition, 1), (Ordering::Partition, 8), (Ordering::Unordered, 1)] {
+        let faults = Faults { drain: true, restart: true, rebalance: true, ..CALM.faults };
+        let seen = simulate(Plan { sidecars: 3, ordering, batch, faults, ..CALM });
+        reached(&[seen.drained, seen.ended]);
+    }
+    let faults = Faults { drain: true, restart: true, outage: true, ..EVERYTHING };
+    simulate(Plan { sidecars: 3, faults, ..CALM });
+}
+
+#[test]
+fn a_sidecar_whose_app_stays_down_leaves_the_group_and_joins_again() {
+    let seen = simulate(Plan { faults: Faults { app_down: true, ..CALM.faults }, ..CALM });
+    reached(&[seen.left, seen.joined_again]);
+}
+
+#[test]
+fn a_store_that_forgets_everything_loses_no_event() {
+    for policy in [FailurePolicy::Open, FailurePolicy::Closed] {
+        let seen = simulate(Plan { policy, faults: Faults { flush: true, ..CALM.faults }, ..CALM });
+        reached(&[seen.flushed]);
+        simulate(Plan { policy, faults: Faults { flush: true, ..EVERYTHING }, ..CALM });
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Copy {
     topic: Arc<str>,
     about: DeadLetter,
     tries: u32,
+    /// The broker has refused it for good.
+    refused: bool,
     /// It is to be tried again then; `None` while it is on its way.
     pub(super) retry_at: Option<Time>,
 }
@@ -63,12 +65,13 @@ impl Pipeline {
                 let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
                 let pause = outcome::backoff(copy.tries, &self.config.backoff, None, jitter);
                 copy.retry_at = Some(now + if error.permanent { REFUSED_PAUSE } else { pause });
+                copy.refused = error.permanent;
                 if let Some(claim) = &copy.claim {
                     self.gate.stall(claim);
                 }
                 self.findings.copies_refused = Some((copy.topic.clone(), error.message));
                 if error.permanent {
-                    self.halt_partition(ticket);
+                    self.halt_partition(ticket, now);
                 }
             }
         }
@@ -143,7 +146,7 @@ impl Pipeline {
             reason,
             attempts,
         };
-        let id = self.copies.insert(Copy { ticket, claim, topic, about, tries: 0, retry_at: None });
+        let id = self.copies.insert(Copy { ticket, claim, topic, about, tries: 0, refused: false, retry_at: None });
         self.write_copy(id);
     }
 
@@ -154,9 +157,12 @@ impl Pipeline {
         self.effects.push(Effect::Copy { id, topic, record, about });
     }
 
-    fn halt_partition(&mut self, ticket: Ticket) {
-        if let Some(at) = self.entries[ticket].partition {
-            self.partitions[at].halted = true;
+    /// Nothing moves in its partition, and nothing is held there that another could deliver.
+    fn halt_partition(&mut self, ticket: Ticket, now: Time) {
+        let Some(at) = self.entries[ticket].partition else { return };
+        self.partitions[at].halted = true;
+        for queue in self.queues_of(at) {
+            self.withdraw_undelivered(queue, now);
         }
     }
 
@@ -165,11 +171,17 @@ impl Pipeline {
             self.findings.copies_refused = None;
         }
         let Some(at) = self.entries[ticket].partition else { return };
+        if self.copies.iter().any(|(_, copy)| copy.refused && self.entries[copy.ticket].partition == Some(at)) {
+            return;
+        }
         if std::mem::take(&mut self.partitions[at].halted) {
-            let queues: Vec<usize> = self.queues.iter().filter(|(_, q)| q.partition == at).map(|(q, _)| q).collect();
-            for queue in queues {
+            for queue in self.queues_of(at) {
                 self.touch(queue);
             }
         }
+    }
+
+    fn queues_of(&self, partition: usize) -> Vec<usize> {
+        self.queues.iter().filter(|(_, queue)| queue.partition == partition).map(|(at, _)| at).collect()
     }
 }

@@ -31,18 +31,22 @@ impl Pipeline {
             }
             self.touch(queue);
         }
-        let together = delivery.entries.len();
-        if together > 1 && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Failed { .. })) {
+        let together = delivery.entries.len() > 1;
+        let unsent = outcomes.iter().all(|o| matches!(o, Outcome::Failed { reason: Reason::NotSent(_), .. }));
+        let all_failed = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Failed { .. }));
+        if together && all_failed && !unsent {
             self.halve(&delivery.entries);
-        } else if together > 1 {
+        } else if together && !all_failed {
             self.set_apart(&delivery.entries, &outcomes);
         }
+        // Where all failed together, any of them may be the one that breaks the request.
+        let blamed = !(together && all_failed);
         if self.config.ordering == Ordering::Partition {
             outcomes = outcome::in_order(outcomes);
         }
         for (ticket, outcome) in delivery.entries.into_iter().zip(outcomes) {
             if let Phase::Delivering(claim) = self.set_phase(ticket, Phase::Settling) {
-                self.follow_outcome(ticket, claim, outcome, together, now);
+                self.follow_outcome(ticket, claim, outcome, blamed, now);
             }
         }
         self.follow_verdicts(now);
@@ -173,7 +177,7 @@ impl Pipeline {
         self.effects.push(Effect::Deliver { id, parcels: starting.parcels });
     }
 
-    fn follow_outcome(&mut self, ticket: Ticket, claim: Claim, outcome: Outcome, together: usize, now: Time) {
+    fn follow_outcome(&mut self, ticket: Ticket, claim: Claim, outcome: Outcome, blamed: bool, now: Time) {
         match outcome {
             Outcome::Completed => {
                 self.note_decision(ticket, "completed", Some(claim.attempt()));
@@ -192,13 +196,11 @@ impl Pipeline {
                     return self.unsent(ticket, claim, why, now);
                 }
                 self.counters.failed += 1;
-                let reached = self.gate.requests(&claim) + u32::from(sent);
-                // Who stood behind a failed event is not to blame; who stood beside one may be.
-                let alone = together == 1 || self.entries[ticket].batch_cap == 1;
-                if alone
-                    && reason != Reason::BehindFailed
-                    && self.config.max_attempts.is_some_and(|most| reached >= most)
-                {
+                let reached = self.gate.requests(&claim).max(self.entries[ticket].requests) + u32::from(sent);
+                self.entries[ticket].requests = reached;
+                // Nor is who stood behind a failed event to blame.
+                let blamed = blamed && reason != Reason::BehindFailed;
+                if blamed && self.config.max_attempts.is_some_and(|most| reached >= most) {
                     return self.reject(ticket, claim, &reason, Kind::Exhausted, now);
                 }
                 self.fail(ticket, claim, &reason, retry_after, sent, now);
@@ -243,15 +245,15 @@ impl Pipeline {
     fn come_again(&mut self, ticket: Ticket, claim: Claim, sent: bool, not_before: Time, now: Time) {
         self.not_busy(ticket);
         let Some(queue) = self.entries[ticket].queue else {
-            self.gate.release(claim, sent, None, now);
+            self.gate.release(claim, sent, not_before, false, now);
             return self.drop_orphan(ticket);
         };
-        if self.flow.is_running() {
+        if self.flow.is_running() && !self.partitions[self.queues[queue].partition].is_stopped() {
             self.set_phase(ticket, Phase::Requested { waiting: true });
-            self.gate.release(claim, sent, Some(not_before), now);
+            self.gate.release(claim, sent, not_before, true, now);
         } else {
             self.set_phase(ticket, Phase::Queued);
-            self.gate.release(claim, sent, None, now);
+            self.gate.release(claim, sent, not_before, false, now);
             self.queues[queue].requested = 0;
         }
         self.touch(queue);

@@ -212,6 +212,10 @@ impl Pipeline {
     fn give_up(&mut self, at: usize) {
         let partition = self.partitions.remove(at);
         self.by_place.remove(&partition.place);
+        // It may be lost while it is being revoked.
+        for revocation in &mut self.revocations {
+            revocation.partitions.retain(|revoked| *revoked != at);
+        }
         for (_, entry) in &mut self.entries {
             if entry.partition == Some(at) {
                 entry.partition = None;

@@ -1,7 +1,7 @@
 //! Sidecars, broker, store and app together, moved by a seed.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crds::config::{FailurePolicy, Ordering};
@@ -11,6 +11,8 @@ use sidecar::claim::SessionId;
 use sidecar::clock::Time;
 use sidecar::deliver::{Parcel, Protection};
 use sidecar::gate::{Gate, GateConfig, Token};
+use sidecar::dead_letter::{DeadLetter, Verdict as Fate};
+use sidecar::kafka::ProduceError;
 use sidecar::outcome::{Outcome, Reason};
 use sidecar::pipeline::{Effect, Pipeline, PipelineConfig};
 use sidecar::store::{Op, Reply, StoreError};
@@ -18,6 +20,9 @@ use uuid::Uuid;
 
 use super::broker::Broker;
 use super::store::Store;
+
+mod members;
+mod outside;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Faults {
@@ -31,6 +36,14 @@ pub(crate) struct Faults {
     pub(crate) app: bool,
     /// The app does not accept for a while.
     pub(crate) app_down: bool,
+    /// Copies to other topics fail, for a while or for good.
+    pub(crate) copies: bool,
+    /// Sidecars are asked to drain, and live on.
+    pub(crate) drain: bool,
+    /// Sidecars are asked to end, and come back.
+    pub(crate) restart: bool,
+    /// The store forgets everything.
+    pub(crate) flush: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +56,9 @@ pub(crate) struct Plan {
     pub(crate) policy: FailurePolicy,
     pub(crate) faults: Faults,
     pub(crate) reject: bool,
+    /// Rejected events and skipped records are copied to other topics.
+    pub(crate) copy: bool,
+    pub(crate) max_attempts: Option<u32>,
 }
 
 type Answers = Vec<(Token, Result<Reply, StoreError>)>;
@@ -60,11 +76,24 @@ enum Action {
     Adopt(usize),
     Outage(bool),
     AppDown { sidecar: usize, down: bool },
+    Copied { sidecar: usize, life: u32, id: usize, result: Result<(), ProduceError> },
+    Drain,
+    Terminate,
+    End { sidecar: usize, life: u32 },
+    Flush,
 }
 
 struct Sidecar {
     pipeline: Pipeline,
     watching: bool,
+    /// When it is woken next; other wakes are stale.
+    wake: Option<Time>,
+    /// It is to end: drained, or not yet.
+    ending: Option<bool>,
+    /// It ends then, also if its sessions are not ended.
+    patience: Option<Time>,
+    /// It has left the group, since its app is down.
+    left: bool,
 }
 
 struct Effected {
@@ -72,6 +101,34 @@ struct Effected {
     attempt: u32,
     protection: Protection,
     completed: bool,
+}
+
+/// How often something happened in all runs, so that a plan that never reaches its subject is noticed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) dead_letters: u64,
+    pub(crate) exhausted: u64,
+    pub(crate) skipped: u64,
+    pub(crate) refused: u64,
+    pub(crate) drained: u64,
+    pub(crate) ended: u64,
+    pub(crate) left: u64,
+    pub(crate) joined_again: u64,
+    pub(crate) flushed: u64,
+}
+
+impl std::ops::AddAssign for Seen {
+    fn add_assign(&mut self, more: Self) {
+        self.dead_letters += more.dead_letters;
+        self.exhausted += more.exhausted;
+        self.skipped += more.skipped;
+        self.refused += more.refused;
+        self.drained += more.drained;
+        self.ended += more.ended;
+        self.left += more.left;
+        self.joined_again += more.joined_again;
+        self.flushed += more.flushed;
+    }
 }
 
 pub(crate) struct World {
@@ -90,6 +147,13 @@ pub(crate) struct World {
     app_down: Vec<bool>,
     ledger: Vec<Effected>,
     settled: Vec<bool>,
+    /// Events in the topic of dead letters.
+    dead_letters: Vec<bool>,
+    /// Records in the topic of skipped duplicates, by partition and offset.
+    skipped: HashSet<(i32, i64)>,
+    /// Records that the app has completed or rejected themselves, or that are dead letters.
+    taken: HashSet<(i32, i64)>,
+    pub(crate) seen: Seen,
     sessions: std::sync::Arc<std::sync::atomic::AtomicU64>,
     story: VecDeque<String>,
     broken: Option<String>,
@@ -126,6 +190,10 @@ impl World {
             app_down: vec![false; plan.sidecars],
             ledger: Vec::new(),
             settled: vec![false; plan.events],
+            dead_letters: vec![false; plan.events],
+            skipped: HashSet::new(),
+            taken: HashSet::new(),
+            seen: Seen::default(),
             sessions: std::sync::Arc::default(),
             story: VecDeque::new(),
             broken: None,
@@ -156,6 +224,15 @@ impl World {
                 let long = self.rng.random_range(100..15_000);
                 self.after(at, Action::Outage(true));
                 self.after(at + long, Action::Outage(false));
+            }
+            if faults.drain && self.rng.random_bool(0.1) {
+                self.after(at, Action::Drain);
+            }
+            if faults.restart && self.rng.random_bool(0.1) {
+                self.after(at, Action::Terminate);
+            }
+            if faults.flush && self.rng.random_bool(0.05) {
+                self.after(at, Action::Flush);
             }
             if faults.app_down && self.rng.random_bool(0.1) {
                 let (sidecar, long) =
@@ -195,7 +272,10 @@ impl World {
     }
 
     fn check_ledger(&self) -> Result<(), String> {
-        let calm = !self.plan.faults.crash;
+        let faults = self.plan.faults;
+        // A drain that ends before a refused copy is taken ends like a crash.
+        let calm = !faults.crash && !(faults.restart && faults.copies);
+        let store_kept = !faults.outage && !faults.flush;
         for event in 0..self.plan.events {
             let effects: Vec<&Effected> = self.ledger.iter().filter(|effect| effect.event == event).collect();
             if effects.is_empty() {
@@ -203,16 +283,30 @@ impl World {
             }
             for pair in effects.windows(2) {
                 let covered = pair[1].protection == Protection::Full && pair[0].protection == Protection::Full;
-                if covered && !self.plan.faults.outage && pair[1].attempt <= pair[0].attempt {
+                if covered && store_kept && pair[1].attempt <= pair[0].attempt {
                     return Err(format!("event {event}: attempt {} after {}", pair[1].attempt, pair[0].attempt));
                 }
                 // Only a crash between the answer and `done` brings a completed event again, or less than full protection.
-                if calm && pair[0].completed && covered && !self.plan.faults.outage {
+                if calm && pair[0].completed && covered && store_kept {
                     return Err(format!("event {event} came again after it was completed"));
                 }
             }
+            let exhausted = self.dead_letters[event] && !self.is_rejected(event);
+            if !faults.app && exhausted != self.is_poison(event) {
+                return Err(format!("event {event} is a dead letter: {exhausted}"));
+            }
         }
         Ok(())
+    }
+
+    /// The app rejects it.
+    fn is_rejected(&self, event: usize) -> bool {
+        self.plan.reject && event % 10 == 3
+    }
+
+    /// It breaks every request in which it is.
+    fn is_poison(&self, event: usize) -> bool {
+        self.plan.max_attempts.is_some() && event % 10 == 7
     }
 
     fn after(&mut self, millis: u64, action: Action) {
@@ -241,7 +335,8 @@ impl World {
         let now = self.now;
         match action {
             Action::Wake(sidecar, life) => {
-                if self.alive(sidecar, life).is_some() {
+                if let Some(found) = self.alive(sidecar, life).filter(|found| found.wake == Some(now)) {
+                    found.wake = None;
                     self.settle_down(sidecar);
                 }
             }
@@ -281,111 +376,25 @@ impl World {
                 self.tell(format!("store away: {away}"));
                 self.away = away;
             }
+            Action::Copied { sidecar, life, id, result } => {
+                if let Some(found) = self.alive(sidecar, life) {
+                    found.pipeline.copied(id, result, now);
+                    self.settle_down(sidecar);
+                }
+            }
+            Action::Drain => self.drain(),
+            Action::Terminate => self.terminate(),
+            Action::End { sidecar, life } => self.end(sidecar, life),
+            Action::Flush => {
+                self.tell("the store forgets everything".into());
+                self.store = Store::default();
+                self.seen.flushed += 1;
+            }
             Action::AppDown { sidecar, down } => {
                 self.tell(format!("app {sidecar} down: {down}"));
                 self.app_down[sidecar] = down;
             }
         }
-    }
-
-    fn start(&mut self, sidecar: usize) {
-        let gate = GateConfig {
-            policy: self.plan.policy,
-            session_prefix: "s:".into(),
-            session_ttl: Duration::from_secs(10),
-            done_values: Vec::new(),
-            longest_ttl: Duration::from_secs(86_400),
-        };
-        let sessions = self.sessions.clone();
-        let fresh = move || {
-            let next = sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            SessionId::new(Uuid::from_u128(u128::from(next) + 1))
-        };
-        let gate = Gate::new(gate, self.saved[sidecar].clone(), fresh, self.now);
-        let config = PipelineConfig {
-            group: "g".into(),
-            key_prefix: "k:".into(),
-            ttl: Duration::from_secs(86_400),
-            ttl_overrides: Default::default(),
-            ordering: self.plan.ordering,
-            concurrency: 8,
-            batch: self.plan.batch,
-            backoff: Default::default(),
-            max_attempts: None,
-            dead_letter_topic: None,
-            duplicates_topic: None,
-            app_down_timeout: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(30),
-            commit_every: Duration::from_millis(250),
-            paused: false,
-        };
-        let seed = self.rng.random();
-        let mut pipeline = Pipeline::new(config, gate, StdRng::seed_from_u64(seed), self.now);
-        pipeline.start();
-        self.sidecars[sidecar] = Some(Sidecar { pipeline, watching: false });
-        self.tell(format!("sidecar {sidecar} starts"));
-        self.settle_down(sidecar);
-    }
-
-    fn crash(&mut self) {
-        let sidecar = self.rng.random_range(0..self.plan.sidecars);
-        if self.sidecars[sidecar].take().is_none() {
-            return;
-        }
-        self.tell(format!("sidecar {sidecar} dies"));
-        self.lives[sidecar] += 1;
-        let back = self.rng.random_range(50..8_000);
-        self.after(back, Action::Start(sidecar));
-        let timeout = self.rng.random_range(100..12_000);
-        for partition in 0..self.plan.partitions {
-            if self.broker.owner[partition] == Some(sidecar) {
-                self.broker.owner[partition] = None;
-                self.broker.heir[partition] = Some(self.rng.random_range(0..self.plan.sidecars));
-                self.after(timeout, Action::Adopt(partition));
-            }
-        }
-    }
-
-    fn rebalance(&mut self) {
-        let partition = self.rng.random_range(0..self.plan.partitions);
-        let heir = self.rng.random_range(0..self.plan.sidecars);
-        let Some(owner) = self.broker.owner[partition] else { return };
-        if owner == heir || self.broker.heir[partition].is_some() {
-            return;
-        }
-        self.broker.heir[partition] = Some(heir);
-        let (place, now) = (Broker::place(partition), self.now);
-        let lost = self.rng.random_bool(0.2);
-        self.tell(format!("partition {partition} goes from {owner} to {heir}, lost: {lost}"));
-        if let Some(found) = &mut self.sidecars[owner] {
-            if lost {
-                found.pipeline.lost(&[place], now);
-                self.broker.owner[partition] = None;
-                self.after(1, Action::Adopt(partition));
-            } else {
-                found.pipeline.revoked(&[place], now);
-            }
-        }
-        self.settle_down(owner);
-    }
-
-    fn adopt(&mut self, partition: usize) {
-        if self.broker.owner[partition].is_some() {
-            return;
-        }
-        let heir = self.broker.heir[partition].unwrap_or(0);
-        let Some(found) = &mut self.sidecars[heir] else {
-            return self.after(200, Action::Adopt(partition));
-        };
-        self.broker.epoch[partition] += 1;
-        let epoch = self.broker.epoch[partition];
-        found.pipeline.assigned(vec![Broker::place(partition)], epoch);
-        self.broker.owner[partition] = Some(heir);
-        self.broker.heir[partition] = None;
-        let (life, next) = (self.lives[heir], self.broker.committed[partition]);
-        self.tell(format!("partition {partition} is {heir}'s from {next}"));
-        self.after(1, Action::Read { sidecar: heir, life, partition, epoch, next });
-        self.settle_down(heir);
     }
 
     fn read(&mut self, sidecar: usize, life: u32, partition: usize, epoch: u64, next: i64) {
@@ -418,132 +427,13 @@ impl World {
         for effect in effects {
             self.perform(sidecar, effect);
         }
-        if let Some(due) = due {
-            self.at(due.max(now + Duration::from_millis(1)), Action::Wake(sidecar, life));
+        let due = due.map(|due| due.max(now + Duration::from_millis(1)));
+        let sooner = |found: &&mut Sidecar| found.wake.is_none_or(|wake| wake <= now || due.is_some_and(|due| due < wake));
+        if let Some(due) = due
+            && let Some(found) = self.alive(sidecar, life).filter(sooner)
+        {
+            found.wake = Some(due);
+            self.at(due, Action::Wake(sidecar, life));
         }
-    }
-
-    fn send(&mut self, sidecar: usize, ops: Vec<(Token, Op)>) {
-        let life = self.lives[sidecar];
-        let faulty = self.plan.faults.store && self.now.since(Time::at(START)) < FAULTS_END;
-        if self.away {
-            let error = if self.rng.random_bool(0.5) {
-                StoreError::NotSent("away".into())
-            } else {
-                StoreError::Unanswered("away".into())
-            };
-            let answers = ops.into_iter().map(|(token, _)| (token, Err(error.clone()))).collect();
-            return self.after(250, Action::Answers { sidecar, life, answers });
-        }
-        let lose_request = faulty && self.rng.random_bool(0.03);
-        let lose_reply = faulty && self.rng.random_bool(0.03);
-        let late = faulty && self.rng.random_bool(0.03);
-        let mut answers = Vec::new();
-        for (token, op) in ops {
-            let unanswered = Err(StoreError::Unanswered("time-out".into()));
-            let answer = if lose_request {
-                self.tell(format!("{sidecar}: lost request {op:?}"));
-                unanswered
-            } else if late {
-                self.tell(format!("{sidecar}: will be late {op:?}"));
-                let delay = self.rng.random_range(1..15_000);
-                self.after(delay, Action::Apply { op });
-                unanswered
-            } else {
-                let reply = self.store.apply(&op, self.now);
-                // Renewals go on for ever and tell nothing.
-                if !matches!(op, Op::SetIfPresent { .. }) {
-                    self.tell(format!("{sidecar}: {op:?} -> {reply:?}{}", if lose_reply { " (lost)" } else { "" }));
-                }
-                if lose_reply { unanswered } else { Ok(reply) }
-            };
-            answers.push((token, answer));
-        }
-        let delay = if lose_request || late || lose_reply { 250 } else { self.rng.random_range(0..3) };
-        self.after(delay, Action::Answers { sidecar, life, answers });
-    }
-
-    fn perform(&mut self, sidecar: usize, effect: Effect) {
-        let life = self.lives[sidecar];
-        match effect {
-            Effect::Deliver { id, parcels } => self.deliver(sidecar, id, parcels),
-            Effect::Commit(requests) => {
-                for request in requests {
-                    let partition = usize::try_from(request.partition.partition).unwrap();
-                    if self.broker.owner[partition] != Some(sidecar) || self.broker.epoch[partition] != request.epoch {
-                        continue;
-                    }
-                    self.commit(partition, request.offset);
-                    if let Some(found) = self.alive(sidecar, life) {
-                        found.pipeline.committed(&request.partition, request.offset);
-                    }
-                }
-            }
-            Effect::FinishRevoke { partitions, commits } => {
-                for request in commits {
-                    self.commit(usize::try_from(request.partition.partition).unwrap(), request.offset);
-                }
-                for place in partitions {
-                    let partition = usize::try_from(place.partition).unwrap();
-                    self.broker.owner[partition] = None;
-                    self.after(1, Action::Adopt(partition));
-                }
-            }
-            Effect::WatchApp { .. } => {
-                if let Some(found) = self.alive(sidecar, life).filter(|found| !found.watching) {
-                    found.watching = true;
-                    self.after(100, Action::AppUp { sidecar, life });
-                }
-            }
-            // Assignments are the test's own doing.
-            Effect::Join | Effect::Leave | Effect::Room { .. } | Effect::Copy { .. } | Effect::Drained { .. } => {}
-        }
-    }
-
-    fn commit(&mut self, partition: usize, offset: i64) {
-        self.tell(format!("partition {partition} committed up to {offset}"));
-        for at in self.broker.committed[partition]..offset {
-            let event = self.broker.log[partition][usize::try_from(at).unwrap()];
-            if !self.settled[event] {
-                self.broken =
-                    Some(format!("partition {partition}: committed past offset {at}, event {event} unsettled"));
-            }
-        }
-        self.broker.committed[partition] = self.broker.committed[partition].max(offset);
-    }
-
-    fn deliver(&mut self, sidecar: usize, id: usize, parcels: Vec<Parcel>) {
-        let life = self.lives[sidecar];
-        let faulty = self.plan.faults.app && self.now.since(Time::at(START)) < FAULTS_END;
-        let unsent = self.app_down[sidecar];
-        let mut outcomes: Vec<Outcome> = Vec::new();
-        for parcel in parcels {
-            // In order, what follows a failed event in its batch counts as failed too.
-            let behind = self.plan.ordering == Ordering::Partition
-                && outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed { .. }));
-            let event: usize = std::str::from_utf8(parcel.record.value.as_ref().unwrap()).unwrap().parse().unwrap();
-            let failed = |sent, reason| Outcome::Failed { reason, retry_after: None, sent };
-            let outcome = if unsent {
-                failed(false, Reason::NotSent("refused".into()))
-            } else if faulty && self.rng.random_bool(0.15) {
-                if self.rng.random_bool(0.5) {
-                    self.effect(event, &parcel, false);
-                }
-                failed(true, Reason::TimedOut)
-            } else {
-                self.effect(event, &parcel, !behind);
-                self.settled[event] |= !behind;
-                if self.plan.reject && event % 10 == 3 { Outcome::Rejected(Reason::Drop) } else { Outcome::Completed }
-            };
-            self.tell(format!("{sidecar}: event {event} attempt {} -> {outcome:?}", parcel.attempt));
-            outcomes.push(outcome);
-        }
-        let long = self.rng.random_range(0..400);
-        self.after(long, Action::Answered { sidecar, life, id, outcomes });
-    }
-
-    fn effect(&mut self, event: usize, parcel: &Parcel, completed: bool) {
-        let (attempt, protection) = (parcel.attempt, parcel.protection);
-        self.ledger.push(Effected { event, attempt, protection, completed });
     }
 }

@@ -1,0 +1,53 @@
+//! Tests of what the end of a session means for claims.
+
+use super::*;
+
+#[test]
+fn nothing_is_started_under_a_session_that_ran_out() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let claim = rig.granted(1).unwrap();
+    rig.pass(u64::try_from(SESSION_TTL.as_millis()).unwrap());
+    assert!(rig.gate.start(claim, rig.now).is_none());
+    rig.settle_down();
+    let claim = rig.granted(1).unwrap();
+    assert_eq!((claim.session(), claim.attempt()), (Some(session(2)), 2));
+}
+
+#[test]
+fn lost_data_degrades_protection_for_one_ttl() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let claim = rig.started(1).claim;
+    rig.complete(claim);
+    rig.settle_down();
+    rig.store.clear();
+    rig.pass(3_000);
+    rig.settle_down();
+    assert_eq!(rig.gate.data_lost(rig.now), Some(rig.now));
+    rig.request(2, 1);
+    rig.request(3, 3);
+    rig.settle_down();
+    assert!(rig.is_duplicate(2), "the sidecar's own memory stands in");
+    let started = rig.started(3);
+    assert_eq!((started.gated, started.claim.session()), (Gated::Degraded, Some(session(2))));
+    assert_eq!(rig.gate.protection(true, rig.now), Protection::Local);
+    let since = rig.now;
+    rig.now = since + TTL;
+    assert_eq!(rig.gate.data_lost(rig.now), None);
+}
+
+#[test]
+fn close_ends_every_session() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.gate.close();
+    rig.settle_down();
+    assert!(rig.gate.is_closed());
+    assert!(rig.store.is_empty());
+    rig.request(1, 1);
+    rig.pass(60_000);
+    rig.settle_down();
+    assert!(rig.granted(1).is_none());
+}

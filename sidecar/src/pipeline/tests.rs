@@ -1,0 +1,379 @@
+//! Tests of single situations of the pipeline, with a store that answers at once and an app that is played by hand.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use crds::config::FailurePolicy;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use uuid::Uuid;
+
+use super::*;
+use crate::claim::SessionId;
+use crate::event_id::EventId;
+use crate::gate::{GateConfig, Token};
+use crate::kafka::ProduceError;
+use crate::outcome::{Outcome, Reason};
+use crate::store::{Op, Reply, StoreError};
+
+fn place(partition: i32) -> TopicPartition {
+    TopicPartition { topic: "t".into(), partition }
+}
+
+fn failed(reason: Reason) -> Outcome {
+    let sent = !matches!(reason, Reason::NotSent(_));
+    Outcome::Failed { reason, retry_after: None, sent }
+}
+
+fn refused() -> ProduceError {
+    ProduceError { permanent: true, message: "too large".into() }
+}
+
+/// A request to the app: its id, and its events.
+#[derive(Debug)]
+struct Request {
+    id: usize,
+    events: Vec<u8>,
+    attempts: Vec<u32>,
+}
+
+struct Rig {
+    pipeline: Pipeline,
+    now: Time,
+    store: HashMap<String, Bytes>,
+    requests: Vec<Request>,
+    copies: Vec<(usize, u8)>,
+    others: Vec<Effect>,
+}
+
+impl Rig {
+    fn new(change: impl FnOnce(&mut PipelineConfig)) -> Self {
+        let gate = GateConfig {
+            policy: FailurePolicy::Open,
+            session_prefix: "s:".into(),
+            session_ttl: Duration::from_secs(10),
+            done_values: Vec::new(),
+            longest_ttl: Duration::from_secs(86_400),
+        };
+        let mut config = PipelineConfig {
+            group: "g".into(),
+            key_prefix: "k:".into(),
+            ttl: Duration::from_secs(86_400),
+            ttl_overrides: BTreeMap::new(),
+            ordering: Ordering::Partition,
+            concurrency: 8,
+            batch: 1,
+            backoff: BackoffConfig::default(),
+            max_attempts: None,
+            dead_letter_topic: Some("dead".into()),
+            duplicates_topic: None,
+            app_down_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            commit_every: Duration::from_millis(250),
+            paused: false,
+        };
+        change(&mut config);
+        let now = Time::at(Duration::from_secs(1_000));
+        let mut given = 0;
+        let fresh = move || {
+            given += 1;
+            SessionId::new(Uuid::from_u128(given))
+        };
+        let pipeline = Pipeline::new(config, Gate::new(gate, Vec::new(), fresh, now), SmallRng::seed_from_u64(1), now);
+        let store = HashMap::new();
+        let mut rig = Self { pipeline, now, store, requests: Vec::new(), copies: Vec::new(), others: Vec::new() };
+        rig.pipeline.start();
+        rig.pipeline.app_accepts(now);
+        rig.settle_down();
+        rig
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<Reply, StoreError> {
+        let key = op.key().to_string();
+        let there = self.store.get(&key).cloned();
+        let value = match op {
+            Op::SetIfAbsent { value, .. } => match there {
+                Some(found) => return Ok(Reply::Present(found)),
+                None => value,
+            },
+            Op::CompareAndSet { expect, value, .. } if there.as_ref() == Some(expect) => value,
+            Op::SetIfPresent { value, .. } if there.is_some() => value,
+            Op::Set { value, .. } => value,
+            Op::CompareAndDelete { expect, .. } if there.as_ref() != Some(expect) => return Ok(Reply::Refused),
+            Op::CompareAndDelete { .. } | Op::Delete { .. } => {
+                self.store.remove(&key);
+                return Ok(Reply::Applied);
+            }
+            Op::Exists { .. } if there.is_some() => return Ok(Reply::Applied),
+            _ => return Ok(Reply::Refused),
+        };
+        self.store.insert(key, value.clone());
+        Ok(Reply::Applied)
+    }
+
+    fn settle_down(&mut self) {
+        for _ in 0..50 {
+            self.pipeline.advance(self.now);
+            for effect in self.pipeline.take_effects() {
+                self.take(effect);
+            }
+            let ops = self.pipeline.gate().take_ops();
+            if ops.is_empty() {
+                return;
+            }
+            let answers: Vec<(Token, _)> = ops.into_iter().map(|(token, op)| (token, self.apply(&op))).collect();
+            self.pipeline.gate().answered(answers, self.now);
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn take(&mut self, effect: Effect) {
+        match effect {
+            Effect::Deliver { id, parcels } => {
+                let events = parcels.iter().map(|parcel| parcel.record.value.as_ref().unwrap()[0]).collect();
+                let attempts = parcels.iter().map(|parcel| parcel.attempt).collect();
+                self.requests.push(Request { id, events, attempts });
+            }
+            Effect::Copy { id, record, .. } => self.copies.push((id, record.value.as_ref().unwrap()[0])),
+            other => self.others.push(other),
+        }
+    }
+
+    /// Lets time pass in small steps.
+    fn pass(&mut self, millis: u64) {
+        for _ in 0..millis / 100 {
+            self.now = self.now + Duration::from_millis(100);
+            self.settle_down();
+        }
+    }
+
+    /// Records of these events, with their event as the record's key.
+    fn arrive(&mut self, partition: i32, first: i64, events: &[u8]) {
+        let arrivals = events.iter().zip(first..).map(|(event, offset)| Arrival {
+            record: Arc::new(Record {
+                origin: place(partition),
+                offset,
+                timestamp: None,
+                key: Some(vec![*event].into()),
+                value: Some(vec![*event].into()),
+                headers: Vec::new(),
+            }),
+            identity: Arc::new(Identity {
+                id: EventId([*event; 32]),
+                fallback: false,
+                event_type: "".into(),
+                fingerprint: None,
+                cloud_event: None,
+            }),
+        });
+        self.pipeline.arrived(&place(partition), 1, arrivals.collect());
+        self.settle_down();
+    }
+
+    fn assign(&mut self, partitions: &[i32]) {
+        self.pipeline.assigned(partitions.iter().map(|partition| place(*partition)).collect(), 1);
+    }
+
+    /// The next request, with these events.
+    fn request(&mut self, events: &[u8]) -> Request {
+        assert!(!self.requests.is_empty(), "nothing is delivered");
+        let request = self.requests.remove(0);
+        assert_eq!(request.events, events);
+        request
+    }
+
+    fn answer(&mut self, request: &Request, outcomes: Vec<Outcome>) {
+        self.pipeline.delivered(request.id, outcomes, self.now);
+        self.settle_down();
+    }
+
+    fn copied(&mut self, event: u8, result: Result<(), ProduceError>) {
+        let at = self.copies.iter().position(|(_, copied)| *copied == event).expect("a copy");
+        let (id, _) = self.copies.remove(at);
+        self.pipeline.copied(id, result, self.now);
+        self.settle_down();
+    }
+
+    fn at_rest(&self) {
+        assert_eq!((self.pipeline.ahead, self.pipeline.busy), (0, 0));
+        assert!(self.pipeline.partitions.iter().all(|(_, partition)| partition.busy == 0));
+        assert!(self.pipeline.entries.is_empty() && self.pipeline.copies.is_empty());
+        assert!(self.pipeline.deliveries.is_empty() && self.pipeline.gate.is_idle());
+    }
+
+    fn claims(&self) -> HashSet<String> {
+        let claims = self.store.iter().filter(|(_, value)| value.starts_with(b"c:") && !value.starts_with(b"c:-"));
+        claims.map(|(key, _)| key.clone()).collect()
+    }
+}
+
+#[test]
+fn while_a_revoked_partition_waits_nothing_is_due_at_once() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2, 3]);
+    for event in [1, 2] {
+        let request = rig.request(&[event]);
+        rig.answer(&request, vec![Outcome::Completed]);
+    }
+    // The first was committed at once; the second is to be with the revocation.
+    rig.pipeline.revoked(&[place(0)], rig.now);
+    rig.settle_down();
+    rig.now = rig.now + Duration::from_secs(1);
+    rig.settle_down();
+    let due = rig.pipeline.next_due().unwrap();
+    assert!(due > rig.now, "else the loop turns without a pause until the delivery ends");
+    let third = rig.request(&[3]);
+    rig.answer(&third, vec![Outcome::Completed]);
+    let finished = rig.others.iter().find_map(|effect| match effect {
+        Effect::FinishRevoke { commits, .. } => Some(commits[0].offset),
+        _ => None,
+    });
+    assert_eq!(finished, Some(3));
+    rig.at_rest();
+}
+
+#[test]
+fn partitions_lost_while_they_are_revoked_are_given_up_once() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0, 1]);
+    rig.arrive(0, 0, &[1]);
+    rig.arrive(1, 0, &[2]);
+    rig.pipeline.revoked(&[place(0), place(1)], rig.now);
+    rig.settle_down();
+    rig.pipeline.lost(&[place(0)], rig.now);
+    rig.settle_down();
+    let requests = std::mem::take(&mut rig.requests);
+    for request in requests {
+        rig.answer(&request, vec![Outcome::Completed]);
+    }
+    rig.pass(31_000);
+    let given_back: Vec<TopicPartition> = rig.others.iter().flat_map(|effect| match effect {
+        Effect::FinishRevoke { partitions, .. } => partitions.clone(),
+        _ => Vec::new(),
+    }).collect();
+    assert_eq!(given_back, [place(1)]);
+    rig.at_rest();
+}
+
+#[test]
+fn a_partition_that_a_refused_copy_stops_holds_no_claims() {
+    for ordering in [Ordering::Partition, Ordering::Key, Ordering::Unordered] {
+        let mut rig = Rig::new(|config| (config.ordering, config.concurrency) = (ordering, 2));
+        rig.assign(&[0, 1]);
+        rig.arrive(0, 0, &[1, 2, 3, 4, 5]);
+        let first = rig.request(&[1]);
+        let beside = (ordering != Ordering::Partition).then(|| rig.request(&[2]));
+        rig.answer(&first, vec![Outcome::Rejected(Reason::Drop)]);
+        let third = (ordering == Ordering::Partition).then(|| rig.request(&[2])).or_else(|| Some(rig.request(&[3])));
+        rig.copied(1, Err(refused()));
+        // What is under way may fail yet: it is not claimed again here.
+        for request in third.into_iter().chain(beside) {
+            rig.answer(&request, vec![failed(Reason::TimedOut)]);
+        }
+        rig.pass(10_000);
+        assert!(rig.requests.is_empty(), "{ordering:?}: the partition is stopped");
+        assert_eq!(rig.claims().len(), 1, "{ordering:?}: only what is being copied is held: {:?}", rig.claims());
+        // Another partition has the same events: they are delivered there.
+        rig.arrive(1, 0, &[5]);
+        let elsewhere = rig.request(&[5]);
+        rig.answer(&elsewhere, vec![Outcome::Completed]);
+        rig.pass(30_000);
+        rig.copied(1, Ok(()));
+        let mut settled = 0;
+        for _ in 0..20 {
+            for request in std::mem::take(&mut rig.requests) {
+                settled += request.events.len();
+                rig.answer(&request, vec![Outcome::Completed]);
+            }
+            rig.pass(1_000);
+        }
+        assert_eq!(settled, 3, "{ordering:?}: 2, 3 and 4");
+        rig.at_rest();
+    }
+}
+
+#[test]
+fn a_partition_stays_stopped_until_its_last_refused_copy_is_taken() {
+    let mut rig = Rig::new(|config| (config.ordering, config.concurrency) = (Ordering::Unordered, 2));
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2, 3]);
+    let (first, second) = (rig.request(&[1]), rig.request(&[2]));
+    rig.pipeline.delivered(first.id, vec![Outcome::Rejected(Reason::Drop)], rig.now);
+    rig.pipeline.delivered(second.id, vec![Outcome::Rejected(Reason::Drop)], rig.now);
+    for effect in rig.pipeline.take_effects() {
+        rig.take(effect);
+    }
+    rig.copied(1, Err(refused()));
+    rig.copied(2, Err(refused()));
+    rig.requests.clear();
+    rig.pass(31_000);
+    rig.copied(1, Ok(()));
+    assert!(rig.requests.is_empty(), "the other copy is still refused");
+    rig.copied(2, Ok(()));
+    let third = rig.request(&[3]);
+    rig.answer(&third, vec![Outcome::Completed]);
+    rig.at_rest();
+}
+
+#[test]
+fn an_event_that_takes_the_app_down_with_it_becomes_a_dead_letter_too() {
+    let mut rig = Rig::new(|config| config.max_attempts = Some(3));
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1]);
+    for attempt in 1..=3 {
+        let request = rig.request(&[1]);
+        assert_eq!(request.attempts, [attempt]);
+        rig.answer(&request, vec![failed(Reason::Broken("the connection broke".into()))]);
+        if attempt < 3 {
+            rig.pass(70_000);
+            let retry = rig.request(&[1]);
+            rig.answer(&retry, vec![failed(Reason::NotSent("refused".into()))]);
+            rig.pass(1_000);
+            rig.pipeline.app_accepts(rig.now);
+            rig.settle_down();
+        }
+    }
+    rig.copied(1, Ok(()));
+    rig.at_rest();
+    assert_eq!(rig.pipeline.counters().dead_letters, 1);
+}
+
+#[test]
+fn only_the_event_that_breaks_its_batch_becomes_a_dead_letter() {
+    for ordering in [Ordering::Partition, Ordering::Unordered] {
+        let mut rig = Rig::new(|config| {
+            (config.ordering, config.batch, config.concurrency) = (ordering, 8, 1);
+            config.max_attempts = Some(2);
+        });
+        rig.assign(&[0]);
+        rig.arrive(0, 0, &[1, 2, 3, 4, 5, 6, 7]);
+        let mut done = HashSet::new();
+        for _ in 0..400 {
+            for request in std::mem::take(&mut rig.requests) {
+                let broken = request.events.contains(&4);
+                done.extend(request.events.iter().filter(|_| !broken));
+                let outcome = if broken { failed(Reason::Status(500)) } else { Outcome::Completed };
+                rig.answer(&request, vec![outcome; request.events.len()]);
+            }
+            rig.pass(1_000);
+        }
+        assert_eq!(rig.copies.iter().map(|(_, event)| *event).collect::<Vec<_>>(), [4], "{ordering:?}");
+        assert_eq!(done, HashSet::from([1, 2, 3, 5, 6, 7]));
+        rig.copied(4, Ok(()));
+        rig.at_rest();
+    }
+}
+
+#[test]
+fn a_batch_that_was_not_sent_is_not_halved() {
+    let mut rig = Rig::new(|config| config.batch = 8);
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2, 3, 4]);
+    let request = rig.request(&[1, 2, 3, 4]);
+    rig.answer(&request, vec![failed(Reason::NotSent("refused".into())); 4]);
+    rig.pipeline.app_accepts(rig.now);
+    rig.settle_down();
+    let request = rig.request(&[1, 2, 3, 4]);
+    assert_eq!(request.attempts, [1; 4]);
+}
