@@ -15,29 +15,30 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use crds::config::FailurePolicy;
-use crds::status::Protection;
 use slab::Slab;
 use uuid::Uuid;
 
 use crate::claim::{self, Claim, Key, SessionId, Settlement};
 use crate::clock::Time;
 use crate::event_id::Fingerprint;
-use crate::session::{Demand, Sessions};
+use crate::session::Sessions;
 use crate::store::Op;
 
 pub mod breaker;
 pub mod memory;
+mod moves;
 mod replies;
 pub mod slot;
+mod view;
+mod words;
 
 use breaker::Breaker;
-use memory::{RecentIds, Unwritten, WriteBack};
+use memory::{RecentIds, WriteBack};
 use slot::{Asker, Slot, State};
+pub use words::{GateCounts, Gated, Stance, Started, Token, Unusable, Verdict, protection};
 
 /// Who asks for an event: the pipeline's own number for a record under way.
 pub type Ticket = usize;
@@ -83,82 +84,6 @@ impl Terms {
     }
 }
 
-/// What an operation was asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Token {
-    /// A claim, of that slot.
-    Claim(usize),
-    /// Whether the session that holds that slot's key lives.
-    Ask(usize),
-    /// A take-over, of that slot.
-    TakeOver(usize),
-    /// A completion, of that slot.
-    Complete(usize),
-    /// A release, of that slot.
-    Release(usize),
-    /// A completion that was made while the store was away.
-    WriteBack(Box<Unwritten>),
-    /// The sessions' own business.
-    Session(Demand),
-}
-
-/// What the gate tells the pipeline.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The event may be delivered under this claim.
-    Granted(Ticket, Claim),
-    /// The event is done: skip the record. `suspect` if its envelope names another event.
-    Duplicate {
-        /// Who asked.
-        ticket: Ticket,
-        /// The envelope names another event than the one that was settled.
-        suspect: bool,
-    },
-    /// Whether this event moves or waits may have changed: see [`Gate::stance`].
-    Reconsider(Ticket),
-    /// The event is settled for good: its record's offset may pass.
-    Settled(Ticket),
-    /// There is a new session: claims under older ones are void.
-    SessionChanged,
-}
-
-/// Does an event that was asked for move by itself?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stance {
-    /// Its own claim is on its way.
-    Claiming,
-    /// It does: an answer or an outcome is on its way.
-    Moving,
-    /// Another record of this sidecar has the event, and does not deliver it now.
-    Reserved,
-    /// Another living session has it.
-    Held,
-    /// The value under its key is not ours.
-    Foreign,
-    /// It waits after a failure.
-    BackingOff,
-    /// It waits for the store, or for a session.
-    Parked,
-}
-
-/// What the gate has counted since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct GateCounts {
-    pub claims_first: u64,
-    pub claims_taken_over: u64,
-    pub claims_duplicate: u64,
-    pub claims_held: u64,
-    pub claims_foreign: u64,
-    pub claims_released: u64,
-    pub errors_unanswered: u64,
-    pub errors_not_sent: u64,
-    pub errors_refused: u64,
-    pub errors_wrong_type: u64,
-    pub sessions_opened: u64,
-    pub sessions_lost: u64,
-}
-
 /// The gate of one sidecar.
 pub struct Gate {
     config: GateConfig,
@@ -189,37 +114,6 @@ pub struct Gate {
     /// A word on the last store error, for the condition.
     last_error: Option<String>,
     away_since: Option<Time>,
-}
-
-/// A key that holds what the sidecar can't use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
-    /// The key.
-    pub key: Arc<str>,
-    /// What is wrong with it.
-    pub why: &'static str,
-    /// When that was last seen.
-    pub seen: Time,
-}
-
-/// A delivery may start.
-#[derive(Debug)]
-pub struct Started {
-    /// The claim under which it starts.
-    pub claim: Claim,
-    /// The store gates it, as far as is known.
-    pub gated: Gated,
-}
-
-/// What stands behind a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gated {
-    /// The store.
-    Store,
-    /// The store, which has lost data; the sidecar's memory stands in.
-    Degraded,
-    /// The sidecar's memory alone.
-    Memory,
 }
 
 impl Gate {
@@ -470,302 +364,6 @@ impl Gate {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.slots.is_empty() && self.write_back.is_empty()
-    }
-
-    /// What could be promised for a delivery that starts now; `covers` if this sidecar has every partition of its topics.
-    #[must_use]
-    pub fn protection(&self, covers: bool, now: Time) -> Protection {
-        let gated = match self.sessions.current(now) {
-            Some(_) if self.breaker.is_open() => Gated::Memory,
-            Some(_) if self.is_degraded(now) => Gated::Degraded,
-            Some(_) => Gated::Store,
-            None => Gated::Memory,
-        };
-        protection(gated, covers)
-    }
-
-    /// The session under which claims are made now.
-    #[must_use]
-    pub fn session(&self, now: Time) -> Option<SessionId> {
-        self.sessions.current(now)
-    }
-
-    /// The store counts as away, since then.
-    #[must_use]
-    pub const fn away_since(&self) -> Option<Time> {
-        self.away_since
-    }
-
-    /// The store has lost data, at that time; `None` once a TTL has passed.
-    #[must_use]
-    pub fn data_lost(&self, now: Time) -> Option<Time> {
-        self.data_lost.filter(|(_, until)| now < *until).map(|(since, _)| since)
-    }
-
-    /// The last key that could not be used, if that was seen lately.
-    #[must_use]
-    pub fn unusable(&self, now: Time) -> Option<&Unusable> {
-        self.unusable.as_ref().filter(|unusable| now.since(unusable.seen) < UNUSABLE_FOR)
-    }
-
-    /// What happens while the store is away.
-    #[must_use]
-    pub const fn policy(&self) -> FailurePolicy {
-        self.config.policy
-    }
-
-    /// The last store error in words.
-    #[must_use]
-    pub fn last_error(&self) -> Option<&str> {
-        self.last_error.as_deref()
-    }
-
-    /// What was counted.
-    #[must_use]
-    pub const fn counts(&self) -> &GateCounts {
-        &self.counts
-    }
-
-    /// Ids that wait to be written back, and how many gave way to newer ones.
-    #[must_use]
-    pub fn write_back(&self) -> (usize, u64) {
-        (self.write_back.len(), self.write_back.overflow())
-    }
-
-    /// Events that wait for another session's claim.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.slots.iter().filter(|(_, slot)| matches!(slot.state, State::Held)).count()
-    }
-
-    /// How many settled ids are remembered.
-    #[must_use]
-    pub fn remembered(&self) -> usize {
-        self.recent.len()
-    }
-
-    fn slot_of(&self, claim: &Claim) -> Option<usize> {
-        self.by_key.get(&claim.key().digest()).copied()
-    }
-
-    fn is_degraded(&self, now: Time) -> bool {
-        self.data_lost(now).is_some()
-    }
-
-    fn poll_sessions(&mut self, now: Time) {
-        let mut demands = Vec::new();
-        self.sessions.poll(now, &mut self.fresh, &mut demands);
-        for demand in demands {
-            let (prefix, ttl) = (&self.config.session_prefix, self.config.session_ttl);
-            let key = |id: &SessionId| -> Arc<str> { format!("{prefix}{id}").into() };
-            let value = Bytes::from_static(b"1");
-            let op = match &demand {
-                Demand::Save(sessions) => {
-                    self.save = Some(sessions.clone());
-                    continue;
-                }
-                Demand::Open(id) => Op::SetIfAbsent { key: key(id), value, ttl },
-                Demand::Renew(id) => Op::SetIfPresent { key: key(id), value, ttl },
-                Demand::End(id) => Op::Delete { key: key(id) },
-            };
-            self.ops.push((Token::Session(demand), op));
-        }
-    }
-
-    fn poll_write_back(&mut self, now: Time) {
-        if self.breaker.is_open() || self.writing > 0 || now < self.write_at || self.write_back.is_empty() {
-            return;
-        }
-        for unwritten in self.write_back.take(1_000, now) {
-            self.writing += 1;
-            let ttl = unwritten.ttl.saturating_sub(now.since(unwritten.since)).max(Duration::from_secs(1));
-            let op = Op::Set { key: unwritten.key.text().clone(), value: unwritten.value.clone(), ttl };
-            self.ops.push((Token::WriteBack(Box::new(unwritten)), op));
-        }
-    }
-
-    /// Claims the event for the slot's owner, as things stand.
-    fn start_claim(&mut self, at: usize, now: Time) {
-        let slot = &self.slots[at];
-        if slot.not_before > now {
-            let due = slot.not_before;
-            self.slots[at].state = State::Idle;
-            return self.set_timer(at, due);
-        }
-        let degraded = self.breaker.is_open() || self.is_degraded(now);
-        let remembered = || if degraded { self.recent.get(&slot.key, now) } else { None };
-        if let Some(done) = self.write_back.get(&slot.key).or_else(remembered) {
-            return self.resolve_done(at, done);
-        }
-        let attempt = slot.floor.saturating_add(1);
-        if self.breaker.is_open() && self.config.policy == FailurePolicy::Open {
-            let claim = Claim::unguarded(slot.key.clone(), attempt, now);
-            return self.grant(at, claim, now);
-        }
-        let session = if self.breaker.is_open() { None } else { self.sessions.current(now) };
-        let Some(session) = session else { return self.park(at) };
-        let op = Op::SetIfAbsent {
-            key: slot.key.text().clone(),
-            value: claim::claim_value(session, attempt),
-            ttl: slot.terms.claim_ttl,
-        };
-        self.slots[at].state = State::Claiming(slot::Asked { session, attempt, sent_at: now });
-        self.ops.push((Token::Claim(at), op));
-    }
-
-    fn park(&mut self, at: usize) {
-        if !matches!(self.slots[at].state, State::Parked) || !self.parked.contains(&at) {
-            self.parked.push(at);
-        }
-        self.slots[at].state = State::Parked;
-        self.reconsider(at);
-    }
-
-    fn restart_parked(&mut self, now: Time) {
-        for at in std::mem::take(&mut self.parked) {
-            if self.slots.get(at).is_some_and(|slot| matches!(slot.state, State::Parked)) {
-                self.start_claim(at, now);
-            }
-        }
-    }
-
-    /// Hands a claim to the owner, or to the first waiter, or back to the store if nobody wants it any more.
-    fn grant(&mut self, at: usize, claim: Claim, now: Time) {
-        let slot = &mut self.slots[at];
-        slot.polls = 0;
-        slot.state = State::Granted { delivering: false };
-        if slot.owner.is_none() {
-            slot.owner = slot.waiters.pop_front();
-        }
-        match slot.owner {
-            Some(owner) => {
-                self.verdicts.push_back(Verdict::Granted(owner.ticket, claim));
-                self.tell_waiters(at);
-            }
-            None => {
-                self.counts.claims_released += 1;
-                self.release(claim, false, now, false, now);
-            }
-        }
-    }
-
-    /// The event is done: everybody who asked skips it.
-    fn resolve_done(&mut self, at: usize, done: Option<Fingerprint>) {
-        let slot = self.remove(at);
-        for asker in slot.owner.into_iter().chain(slot.waiters) {
-            self.tell_duplicate(asker, done);
-        }
-    }
-
-    fn tell_duplicate(&mut self, asker: Asker, done: Option<Fingerprint>) {
-        self.counts.claims_duplicate += 1;
-        let suspect = claim::suspect(done, asker.fingerprint);
-        self.verdicts.push_back(Verdict::Duplicate { ticket: asker.ticket, suspect });
-    }
-
-    fn remove(&mut self, at: usize) -> Slot {
-        let slot = self.slots.remove(at);
-        self.by_key.remove(&slot.key.digest());
-        slot
-    }
-
-    /// Serves the next waiter of a slot without an owner, or drops the slot, if nothing is under way for it.
-    fn promote_if_free(&mut self, at: usize, now: Time) {
-        let slot = &mut self.slots[at];
-        if slot.owner.is_some() || slot.busy() {
-            return;
-        }
-        match slot.waiters.pop_front() {
-            Some(next) => {
-                slot.owner = Some(next);
-                slot.timer = None;
-                self.start_claim(at, now);
-            }
-            None => {
-                self.remove(at);
-            }
-        }
-    }
-
-    /// What follows when nothing is under way for a slot that waits.
-    fn after_idle(&mut self, at: usize, now: Time) {
-        if !matches!(self.slots[at].state, State::Idle) {
-            return self.reconsider(at);
-        }
-        if self.slots[at].owner.is_some() {
-            self.start_claim(at, now);
-            if self.slots.get(at).is_some_and(|slot| matches!(slot.state, State::Idle)) {
-                self.reconsider(at);
-            }
-        } else {
-            self.promote_if_free(at, now);
-        }
-    }
-
-    /// Writes that the event is done, or queues that for when the store returns.
-    fn write_done(&mut self, at: usize, now: Time) {
-        let slot = &mut self.slots[at];
-        let State::Completing { value, fingerprint, since, .. } = &slot.state else { return };
-        let (key, ttl) = (slot.key.clone(), slot.terms.ttl);
-        if self.breaker.is_open() && self.config.policy == FailurePolicy::Open {
-            let unwritten = Unwritten { key, value: value.clone(), fingerprint: *fingerprint, ttl, since: *since };
-            self.write_back.push(unwritten);
-            return self.finish_done(at, now);
-        }
-        let op = Op::Set { key: key.text().clone(), value: value.clone(), ttl };
-        slot.timer = None;
-        self.ops.push((Token::Complete(at), op));
-    }
-
-    /// The event is done, and that is known to the store or sure to be.
-    fn finish_done(&mut self, at: usize, now: Time) {
-        let slot = self.remove(at);
-        let State::Completing { fingerprint, session, .. } = slot.state else { return };
-        if let Some(session) = session {
-            self.sessions.unhold(session);
-        }
-        self.recent.insert(&slot.key, fingerprint, now + slot.terms.ttl);
-        if let Some(owner) = slot.owner {
-            self.verdicts.push_back(Verdict::Settled(owner.ticket));
-        }
-    }
-
-    fn tell_waiters(&mut self, at: usize) {
-        for waiter in &self.slots[at].waiters {
-            self.verdicts.push_back(Verdict::Reconsider(waiter.ticket));
-        }
-    }
-
-    fn reconsider(&mut self, at: usize) {
-        if let Some(owner) = self.slots[at].owner {
-            self.verdicts.push_back(Verdict::Reconsider(owner.ticket));
-        }
-        self.tell_waiters(at);
-    }
-
-    fn set_timer(&mut self, at: usize, due: Time) {
-        self.timer_serial += 1;
-        self.slots[at].timer = Some(self.timer_serial);
-        self.timers.push(Reverse((due, self.timer_serial, at)));
-    }
-
-    fn fire(&mut self, at: usize, now: Time) {
-        match self.slots[at].state {
-            State::Completing { .. } => self.write_done(at, now),
-            State::Idle | State::Held | State::Foreign if self.slots[at].owner.is_some() => self.start_claim(at, now),
-            _ => {}
-        }
-    }
-}
-
-/// What a delivery can promise, by what stands behind it.
-#[must_use]
-pub const fn protection(gated: Gated, covers: bool) -> Protection {
-    match gated {
-        Gated::Store => Protection::Full,
-        Gated::Degraded => Protection::Local,
-        Gated::Memory if covers => Protection::Local,
-        Gated::Memory => Protection::None,
     }
 }
 
