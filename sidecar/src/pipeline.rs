@@ -341,7 +341,8 @@ impl Pipeline {
     /// When [`Pipeline::advance`] has something to do next, if that is known.
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
-        let commit = self.partitions.iter().any(|(_, p)| !p.revoking && p.commit().is_some()).then_some(self.commit_due);
+        let commit =
+            self.partitions.iter().any(|(_, p)| !p.revoking && p.commit().is_some()).then_some(self.commit_due);
         let copies = self.copies.iter().filter_map(|(_, copy)| copy.retry_at).min();
         let revocations = self.revocations.iter().map(|revocation| revocation.deadline).min();
         [self.gate.next_due(), commit, copies, revocations, self.flow.next_due(&self.config)]

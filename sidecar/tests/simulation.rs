@@ -129,7 +129,9 @@ fn no_offset_passes_before_its_copy_is_acknowledged() {
 #[test]
 fn only_an_event_that_always_fails_is_given_up() {
     let faults = Faults { app_down: true, ..CALM.faults };
-    for (ordering, batch) in [(Ordering::Partition, 1), (Ordering::Partition, 8), (Ordering::Key, 1), (Ordering::Unordered, 8)] {
+    for (ordering, batch) in
+        [(Ordering::Partition, 1), (Ordering::Partition, 8), (Ordering::Key, 1), (Ordering::Unordered, 8)]
+    {
         let seen = simulate(Plan { ordering, batch, faults, copy: true, max_attempts: Some(3), ..CALM });
         reached(&[seen.exhausted]);
     }

@@ -165,7 +165,8 @@ impl Rig {
         for _ in 0..times {
             let ops = self.sent();
             assert!(!ops.is_empty(), "nothing was asked that could fail");
-            let answers = ops.into_iter().map(|(token, _)| (token, Err(StoreError::NotSent("refused".into())))).collect();
+            let answers =
+                ops.into_iter().map(|(token, _)| (token, Err(StoreError::NotSent("refused".into())))).collect();
             self.answer(answers);
             self.pass(400);
         }

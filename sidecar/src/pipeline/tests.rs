@@ -248,10 +248,14 @@ fn partitions_lost_while_they_are_revoked_are_given_up_once() {
         rig.answer(&request, vec![Outcome::Completed]);
     }
     rig.pass(31_000);
-    let given_back: Vec<TopicPartition> = rig.others.iter().flat_map(|effect| match effect {
-        Effect::FinishRevoke { partitions, .. } => partitions.clone(),
-        _ => Vec::new(),
-    }).collect();
+    let given_back: Vec<TopicPartition> = rig
+        .others
+        .iter()
+        .flat_map(|effect| match effect {
+            Effect::FinishRevoke { partitions, .. } => partitions.clone(),
+            _ => Vec::new(),
+        })
+        .collect();
     assert_eq!(given_back, [place(1)]);
     rig.at_rest();
 }

@@ -9,9 +9,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sidecar::claim::SessionId;
 use sidecar::clock::Time;
+use sidecar::dead_letter::{DeadLetter, Verdict as Fate};
 use sidecar::deliver::{Parcel, Protection};
 use sidecar::gate::{Gate, GateConfig, Token};
-use sidecar::dead_letter::{DeadLetter, Verdict as Fate};
 use sidecar::kafka::ProduceError;
 use sidecar::outcome::{Outcome, Reason};
 use sidecar::pipeline::{Effect, Pipeline, PipelineConfig};
@@ -428,7 +428,8 @@ impl World {
             self.perform(sidecar, effect);
         }
         let due = due.map(|due| due.max(now + Duration::from_millis(1)));
-        let sooner = |found: &&mut Sidecar| found.wake.is_none_or(|wake| wake <= now || due.is_some_and(|due| due < wake));
+        let sooner =
+            |found: &&mut Sidecar| found.wake.is_none_or(|wake| wake <= now || due.is_some_and(|due| due < wake));
         if let Some(due) = due
             && let Some(found) = self.alive(sidecar, life).filter(sooner)
         {

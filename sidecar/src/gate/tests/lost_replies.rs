@@ -19,7 +19,10 @@ fn of_a_claim_replace_the_session_and_raise_the_attempt() {
         assert_eq!(rig.gate.session(rig.now), Some(session(2)));
         assert!(!rig.store.contains_key(&format!("s:{}", session(1))), "the old one is ended");
         assert_eq!(rig.granted(1).unwrap().attempt(), if arrived { 2 } else { 1 });
-        let claims = rig.asked_of(1).into_iter().filter(|op| matches!(op, Op::SetIfAbsent { value, .. } if *value == claim_value(session(1), 1)));
+        let claims = rig
+            .asked_of(1)
+            .into_iter()
+            .filter(|op| matches!(op, Op::SetIfAbsent { value, .. } if *value == claim_value(session(1), 1)));
         assert_eq!(claims.count(), 1, "not repeated under the old session");
     }
 }

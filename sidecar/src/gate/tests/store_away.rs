@@ -118,10 +118,14 @@ fn the_written_back_ttl_counts_from_completion() {
     let completed = rig.now;
     rig.pass(10_000);
     rig.settle_down();
-    let ttls: Vec<Duration> = rig.asked_of(1).iter().filter_map(|op| match op {
-        Op::Set { ttl, .. } => Some(*ttl),
-        _ => None,
-    }).collect();
+    let ttls: Vec<Duration> = rig
+        .asked_of(1)
+        .iter()
+        .filter_map(|op| match op {
+            Op::Set { ttl, .. } => Some(*ttl),
+            _ => None,
+        })
+        .collect();
     assert_eq!(ttls, [TTL - rig.now.since(completed)]);
 }
 

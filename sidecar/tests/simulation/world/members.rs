@@ -37,7 +37,8 @@ impl World {
         let seed = self.rng.random();
         let mut pipeline = Pipeline::new(config, gate, StdRng::seed_from_u64(seed), self.now);
         pipeline.start();
-        self.sidecars[sidecar] = Some(Sidecar { pipeline, watching: false, wake: None, ending: None, patience: None, left: false });
+        self.sidecars[sidecar] =
+            Some(Sidecar { pipeline, watching: false, wake: None, ending: None, patience: None, left: false });
         self.tell(format!("sidecar {sidecar} starts"));
         self.settle_down(sidecar);
     }

@@ -142,7 +142,8 @@ impl World {
             let place = (i32::try_from(partition).unwrap(), at);
             let rejected = self.is_rejected(event) && !self.dead_letters[event];
             if self.plan.copy && (rejected || !(self.taken.contains(&place) || self.skipped.contains(&place))) {
-                self.broken = Some(format!("partition {partition}: committed past offset {at}, event {event} not copied"));
+                self.broken =
+                    Some(format!("partition {partition}: committed past offset {at}, event {event} not copied"));
             }
         }
         self.broker.committed[partition] = self.broker.committed[partition].max(offset);
