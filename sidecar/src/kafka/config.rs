@@ -112,13 +112,11 @@ mod tests {
         let s = settings(&[
             ("bootstrap.servers", "k:9092"),
             ("enable.auto.commit", "true"),
-            ("group.instance.id", "me"),
             ("session.timeout.ms", "9000"),
             ("receive.message.max.bytes", "5000"),
         ]);
         let c = consumer(&s);
         assert_eq!(c.get("enable.auto.commit"), Some("false"));
-        assert_eq!(c.get("group.instance.id"), None);
         assert_eq!(c.get("session.timeout.ms"), Some("9000"));
         assert_eq!(c.get("bootstrap.servers"), Some("k:9092"));
         assert_eq!(producer(&s).get("message.max.bytes"), Some("70536"));
