@@ -135,6 +135,10 @@ fn a_prefix_fills_each_placeholder_once_and_leaves_other_braces() {
     assert_eq!(render("{{group}}:{other}:{type", "g", "t", "e"), "{g}:{other}:{type");
     assert_eq!(render("{", "g", "t", "e"), "{");
     assert_eq!(render("é{type}ü", "g", "t", "ß"), "éßü");
+    let (longest, longer) = ("x".repeat(256), "x".repeat(257));
+    assert_eq!(render("{type}", "", "", &longest), longest);
+    assert_eq!(render("{type}", "", "", &longer).len(), 64, "a stranger's long word stands as its hash");
+    assert_ne!(render("{type}", "", "", &longer), render("{type}", "", "", &"x".repeat(258)));
 }
 
 #[test]

@@ -274,7 +274,7 @@ impl World {
     fn check_ledger(&self) -> Result<(), String> {
         let faults = self.plan.faults;
         // A drain that ends before a refused copy is taken ends like a crash.
-        let calm = !faults.crash && !(faults.restart && faults.copies);
+        let calm = !(faults.crash || faults.restart && faults.copies);
         let store_kept = !faults.outage && !faults.flush;
         for event in 0..self.plan.events {
             let effects: Vec<&Effected> = self.ledger.iter().filter(|effect| effect.event == event).collect();

@@ -14,10 +14,13 @@ fn a_second_record_waits_and_is_a_duplicate_once_the_first_is_done() {
     assert_eq!(rig.gate.stance(2, &key(1)), Stance::Moving);
     assert!(rig.granted(2).is_none());
     rig.complete(started.claim);
-    assert!(rig.is_duplicate(2), "the outcome is known");
-    assert!(!rig.is_settled(1), "its own offset waits for the reply");
+    assert!(rig.is_duplicate(2), "the outcome is known, and the first record holds its offset until the reply");
+    rig.request(3, 1);
+    assert!(rig.is_duplicate(3), "as for whoever comes before the reply");
+    assert!(!rig.is_settled(1));
     rig.settle_down();
     assert!(rig.is_settled(1));
+    assert_eq!(rig.asked_of(1).len(), 2, "one claim, one completion");
 }
 
 #[test]
