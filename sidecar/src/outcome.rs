@@ -165,12 +165,13 @@ pub fn judge_batch(answer: &Answer, names: &[EventName]) -> Vec<Outcome> {
     }
 }
 
-/// Keeps order within a batch: what follows the first failed event counts as failed, and as sent.
+/// Keeps order within a batch: what follows the first failed event counts as failed, and as sent. Where it has no result of its
+/// own, the app stopped before it, and it is not to blame.
 #[must_use]
 pub fn in_order(mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
     let first = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Failed { .. }));
     for outcome in outcomes.iter_mut().skip(first.map_or(usize::MAX, |at| at + 1)) {
-        if !matches!(outcome, Outcome::Failed { .. }) {
+        if !matches!(outcome, Outcome::Failed { reason, .. } if *reason != Reason::NoResult) {
             *outcome = Outcome::Failed { reason: Reason::BehindFailed, retry_after: None, sent: true };
         }
     }

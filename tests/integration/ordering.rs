@@ -22,6 +22,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         trial("ordering::unordered_keeps_its_bound", unordered_keeps_its_bound),
         trial("ordering::unordered_a_failing_event_blocks_nobody", unordered_a_failing_event_blocks_nobody),
         trial("ordering::what_follows_a_failed_event_in_a_batch_waits", what_follows_a_failed_event_waits),
+        trial("ordering::who_was_not_reached_in_a_batch_is_not_blamed", who_was_not_reached_is_not_blamed),
         trial("ordering::what_an_app_did_behind_a_failed_event_comes_again", what_an_app_did_behind_comes_again),
         trial("ordering::unordered_a_failed_event_leaves_its_batch_alone", a_failed_event_leaves_its_batch_alone),
         trial("ordering::a_poisoned_batch_is_halved_in_order", |env| a_poisoned_batch(env, Ordering::Partition)),
@@ -57,7 +58,7 @@ async fn a_partition_keeps_its_order(env: Env) -> anyhow::Result<()> {
     let published = rig.publish_plan(&Plan::new(120, 3)).await?;
     let sidecar = rig.run().await?;
     rig.app.ledger().check(&published).assert_each_once();
-    ensure!(sidecar.status().await?.counters.failed > 10);
+    sidecar.counts(|c| c.failed > 10).await;
     for (partition, offsets) in offsets_by(&rig.app.deliveries(), |e| e.partition, |e| e.offset) {
         ensure!(offsets.is_sorted(), "partition {partition}: {offsets:?}");
     }
@@ -172,6 +173,19 @@ async fn what_follows_a_failed_event_waits(env: Env) -> anyhow::Result<()> {
     let offsets: Vec<_> = rig.app.ledger().effects().iter().map(|effect| effect.offset).collect();
     ensure!(offsets.is_sorted(), "{offsets:?}");
     ensure!(rig.app.requests() < 20, "{} requests for 40 events: no batches", rig.app.requests());
+    Ok(())
+}
+
+async fn who_was_not_reached_is_not_blamed(env: Env) -> anyhow::Result<()> {
+    let mut rig = Rig::new(&env, 1, act(|request| stop_at(request, "e3"))).await?;
+    let topic = rig.dead_letter_topic(&[]).await?;
+    rig.config.delivery.batch.max_events = 10;
+    rig.config.delivery.max_attempts = Some(1);
+    let published = rig.publish(numbered(0..20)).await?;
+    let _sidecar = rig.run().await?;
+    let letters: Vec<_> = rig.copies(&topic).await?.into_iter().map(|(_, about)| about.offset).collect();
+    ensure!(letters == [3], "dead letters of offsets {letters:?}");
+    rig.app.ledger().check(&published.only(|event| event != "e3")).assert_each_once();
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use crds::status::SidecarStatus;
 use harness::app::{Act, Behaviour, Event, Reply, Verdict, act};
 use harness::env::{Env, trial};
 use harness::publish::{Plan, Raw};
@@ -64,8 +65,7 @@ async fn rejected_events(env: Env) -> anyhow::Result<()> {
     let sidecar = rig.run().await?;
 
     ensure!(rig.attempts() == handed(&uids.map(|uid| (uid, 1))), "{:?}", rig.attempts());
-    let counters = sidecar.status().await?.counters;
-    ensure!((counters.rejected, counters.dead_letters, counters.duplicates) == (3, 3, 5), "{counters:?}");
+    sidecar.counts(|c| (c.rejected, c.dead_letters, c.duplicates) == (3, 3, 5)).await;
     let letters = rig.copies(&topic).await?;
     ensure!(letters.len() == 3, "{} dead letters", letters.len());
     for ((record, about), (offset, code)) in letters.iter().zip([(1, "400"), (2, "409"), (3, "422")]) {
@@ -147,7 +147,7 @@ async fn max_attempts(env: Env) -> anyhow::Result<()> {
     ensure!(about.reason.contains("500"), "{about:?}");
     let stored = rig.stored(&rig.key_of("b"))?.context("the key is gone")?;
     ensure!(stored.starts_with('1'), "{stored}");
-    ensure!(sidecar.status().await?.counters.dead_letters == 1);
+    sidecar.counts(|c| c.dead_letters == 1).await;
     Ok(())
 }
 
@@ -165,8 +165,7 @@ async fn a_status_in_the_body_wins(env: Env) -> anyhow::Result<()> {
     let sidecar = rig.run().await?;
     let wanted = [("success", 1), ("retry-200", 1), ("retry-200", 2), ("retry-422", 1), ("retry-422", 2), ("drop", 1)];
     ensure!(rig.attempts() == handed(&wanted), "{:?}", rig.attempts());
-    let counters = sidecar.status().await?.counters;
-    ensure!((counters.completed, counters.failed, counters.rejected) == (3, 2, 1), "{counters:?}");
+    sidecar.counts(|c| (c.completed, c.failed, c.rejected) == (3, 2, 1)).await;
     let letters = rig.copies(&topic).await?;
     ensure!(letters.len() == 1 && letters[0].1.reason.contains("DROP"), "{letters:?}");
     Ok(())
@@ -208,8 +207,7 @@ async fn nonsense_answers(env: Env) -> anyhow::Result<()> {
     rig.app.ledger().check(&published).assert_each_once();
     let attempts: Vec<_> = rig.attempts().into_iter().map(|(_, attempt)| attempt).collect();
     ensure!(attempts == [1, 2, 3, 4, 5, 6, 7, 8, 9], "{attempts:?}");
-    let counters = sidecar.status().await?.counters;
-    ensure!((counters.failed, counters.completed, counters.duplicates) == (8, 1, 1), "{counters:?}");
+    sidecar.counts(|c| (c.failed, c.completed, c.duplicates) == (8, 1, 1)).await;
     Ok(())
 }
 
@@ -236,39 +234,35 @@ async fn a_refused_dead_letter(env: Env) -> anyhow::Result<()> {
     let reject = by_event(|event| if event.event == "big" { Act::reject() } else { Act::complete() });
     let mut rig = Rig::new(&env, 2, reject).await?;
     let topic = rig.dead_letter_topic(&[("max.message.bytes", "1024")]).await?;
-    let padded = format!(r#"{{"event_id":"1","data":{{"uid":"big"}},"padding":"{}"}}"#, "x".repeat(4_096));
-    let mut published = rig.publish(vec![Raw::event("a").to(0), Raw::new(padded).to(0), Raw::event("b").to(0)]).await?;
-    let others = rig.publish((0..20).map(|n| Raw::event(&format!("other-{n}")).to(1)).collect()).await?;
-    published.extend(others.clone());
-
+    let big = format!(r#"{{"event_id":"1","data":{{"uid":"big"}},"padding":"{}"}}"#, "x".repeat(4_096));
+    let mut published = rig.publish(vec![Raw::event("a").to(0), Raw::new(big).to(0)]).await?;
     let sidecar = rig.start().await?;
-    let refused = sidecar
-        .wait_for("a copy is refused", Duration::from_secs(20), |s| {
-            condition(s, "CopiesTaken").is_some_and(|c| !c.status)
-        })
-        .await;
-    let message = &condition(&refused, "CopiesTaken").unwrap().message;
+    let deadline = Duration::from_secs(20);
+    let refused = sidecar.wait_for("a copy is refused", deadline, |status| !copies_taken(status)).await;
+    let message = &condition(&refused, "CopiesTaken").context("no such condition")?.message;
     ensure!(message.contains(&topic) && message.contains("max.message.bytes"), "{message}");
+
+    let behind = vec![Raw::event("behind").to(0)];
+    published.extend(rig.publish(behind).await?);
+    published.extend(rig.publish((0..20).map(|n| Raw::event(&format!("other-{n}")).to(1)).collect()).await?);
     let offsets = rig.offsets().await?;
-    let committed = async || offsets.committed(&rig.topic).await.map_err(|e| e.to_string());
-    let before_it = BTreeMap::from([(0, 1), (1, 20)]);
-    let look = async || equal(&committed().await?, &before_it);
-    eventually("the other partition flows", Duration::from_secs(10), look).await;
-    always("its own partition stands", Duration::from_secs(1), async || {
-        equal(&committed().await?, &before_it)?;
-        equal(&rig.app.deliveries().iter().any(|e| e.event == "b"), &false)
-    })
-    .await;
+    let stands = async || {
+        let committed = offsets.committed(&rig.topic).await.map_err(|e| e.to_string())?;
+        equal(&committed, &BTreeMap::from([(0, 1), (1, 20)]))?;
+        equal(&rig.app.deliveries().iter().any(|e| e.event == "behind"), &false)
+    };
+    eventually("the other partition flows", Duration::from_secs(10), stands).await;
+    always("its own stands", Duration::from_secs(1), stands).await;
 
     env.kafka().await?.alter_topic(&topic, "max.message.bytes", "1048576").await?;
     rig.settled().await?;
     rig.app.ledger().check(&published.only(|event| event != "big")).assert_each_once();
     let letters = rig.copies(&topic).await?;
     ensure!(letters.len() == 1 && letters[0].1.offset == 1, "{letters:?}");
-    sidecar
-        .wait_for("the condition is over", Duration::from_secs(5), |s| {
-            condition(s, "CopiesTaken").is_some_and(|c| c.status)
-        })
-        .await;
+    sidecar.wait_for("the condition is over", Duration::from_secs(5), copies_taken).await;
     Ok(())
+}
+
+fn copies_taken(status: &SidecarStatus) -> bool {
+    condition(status, "CopiesTaken").is_none_or(|condition| condition.status)
 }

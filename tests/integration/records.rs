@@ -9,6 +9,7 @@ use harness::env::{Env, trial};
 use harness::publish::Raw;
 use harness::rig::{Rig, condition};
 use harness::sidecar::Sidecar;
+use harness::wait::{equal, eventually};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -84,8 +85,7 @@ async fn any_bytes_arrive(env: Env) -> anyhow::Result<()> {
         ensure!(record.value.as_deref() == Some(&event.value), "offset {offset} was changed");
         ensure!(event.attempt == 1 && event.protection == "full", "{event:?}");
     }
-    let counters = sidecar.status().await?.counters;
-    ensure!(counters.duplicates as usize == odd_records().len() && counters.failed == 0, "{counters:?}");
+    sidecar.counts(|c| c.duplicates as usize == odd_records().len() && c.failed == 0).await;
     Ok(())
 }
 
@@ -111,7 +111,7 @@ async fn any_bytes_arrive_in_batches(env: Env) -> anyhow::Result<()> {
         ensure!(same, "offset {offset} was changed");
         ensure!((event.attribute("kafkatombstone") == Some("true")) == record.value.is_none(), "{event:?}");
     }
-    ensure!(sidecar.status().await?.counters.failed == 0);
+    sidecar.counts(|c| c.completed as usize == records.len() && c.failed == 0).await;
     Ok(())
 }
 
@@ -182,13 +182,16 @@ async fn a_cloud_event_keeps_its_attributes(env: Env) -> anyhow::Result<()> {
         ensure!(event.key.contains(":order.paid:"), "{event:?}");
     }
     ensure!(at(&rig, 0)?.attribute("ce-subject") == Some("s%201"));
-    let counters = sidecar.status().await?.counters;
-    ensure!((counters.duplicates, counters.suspects) == (2, 0), "{counters:?}");
+    sidecar.counts(|c| (c.completed, c.duplicates, c.suspects) == (2, 2, 0)).await;
     Ok(())
 }
 
-async fn fallbacks(sidecar: &Sidecar) -> anyhow::Result<f64> {
-    sidecar.metric("idempotency_event_id_fallbacks_total", &[]).await
+async fn wait_for_fallbacks(sidecar: &Sidecar, wanted: f64) {
+    eventually(format!("{wanted} fallbacks"), Duration::from_secs(5), async || {
+        let counted = sidecar.metric("idempotency_event_id_fallbacks_total", &[]).await;
+        equal(&counted.map_err(|e| e.to_string())?, &wanted)
+    })
+    .await;
 }
 
 async fn the_rule_header(env: Env) -> anyhow::Result<()> {
@@ -200,7 +203,7 @@ async fn the_rule_header(env: Env) -> anyhow::Result<()> {
     let sidecar = rig.run().await?;
     let offsets: Vec<_> = rig.app.deliveries().into_iter().map(|event| event.offset).collect();
     ensure!(offsets == [0, 2, 3, 5], "delivered: {offsets:?}");
-    ensure!(fallbacks(&sidecar).await? == 3.0, "{} fallbacks", fallbacks(&sidecar).await?);
+    wait_for_fallbacks(&sidecar, 3.0).await;
     Ok(())
 }
 
@@ -224,7 +227,7 @@ async fn the_rule_fields(env: Env) -> anyhow::Result<()> {
     let sidecar = rig.run().await?;
     let offsets: Vec<_> = rig.app.deliveries().into_iter().map(|event| event.offset).collect();
     ensure!(offsets == [0, 2, 3, 4], "delivered: {offsets:?}");
-    ensure!(fallbacks(&sidecar).await? == 2.0, "{} fallbacks", fallbacks(&sidecar).await?);
+    wait_for_fallbacks(&sidecar, 2.0).await;
     Ok(())
 }
 

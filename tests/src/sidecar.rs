@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use crds::config::SidecarConfig;
-use crds::status::SidecarStatus;
+use crds::status::{Counters, SidecarStatus};
 use hyper::{Method, StatusCode};
 use rustix::process::Signal;
 
@@ -139,6 +139,14 @@ impl Sidecar {
             Ok(status)
         })
         .await
+    }
+
+    /// Waits until its counters are as wanted: they are shown once a second while nothing happens.
+    ///
+    /// # Panics
+    /// They are not within a few seconds; the text shows them.
+    pub async fn counts(&self, mut wanted: impl FnMut(&Counters) -> bool) -> Counters {
+        self.wait_for("its counters", ANSWER, |status| wanted(&status.counters)).await.counters
     }
 
     /// The text at `/metrics`.

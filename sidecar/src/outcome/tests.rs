@@ -152,6 +152,9 @@ fn what_follows_the_first_failed_is_failed() {
     let want = [Outcome::Completed, rejected(Reason::Drop), retry.clone(), failed(Reason::BehindFailed), retry];
     assert_eq!(in_order(outcomes), want);
     assert_eq!(in_order(vec![Outcome::Completed; 3]), vec![Outcome::Completed; 3]);
+    let stopped = vec![failed(Reason::NoResult), failed(Reason::NoResult), failed(Reason::Drop)];
+    let want = [failed(Reason::NoResult), failed(Reason::BehindFailed), failed(Reason::Drop)];
+    assert_eq!(in_order(stopped), want, "who was not reached is not to blame");
 }
 
 #[test]

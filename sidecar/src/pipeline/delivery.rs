@@ -31,22 +31,19 @@ impl Pipeline {
             }
             self.touch(queue);
         }
-        let together = delivery.entries.len() > 1;
-        let unsent = outcomes.iter().all(|o| matches!(o, Outcome::Failed { reason: Reason::NotSent(_), .. }));
-        let all_failed = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Failed { .. }));
-        if together && all_failed && !unsent {
-            self.halve(&delivery.entries);
-        } else if together && !all_failed {
-            self.set_apart(&delivery.entries, &outcomes);
-        }
-        // Where all failed together, any of them may be the one that breaks the request.
-        let blamed = !(together && all_failed);
+        let together = delivery.entries.len();
+        let whole = failed_as_a_whole(&outcomes);
         if self.config.ordering == Ordering::Partition {
             outcomes = outcome::in_order(outcomes);
         }
+        if whole {
+            self.halve(&delivery.entries, &outcomes);
+        } else if together > 1 {
+            self.set_apart(&delivery.entries, &outcomes);
+        }
         for (ticket, outcome) in delivery.entries.into_iter().zip(outcomes) {
             if let Phase::Delivering(claim) = self.set_phase(ticket, Phase::Settling) {
-                self.follow_outcome(ticket, claim, outcome, blamed, now);
+                self.follow_outcome(ticket, claim, outcome, !whole, now);
             }
         }
         self.follow_verdicts(now);
@@ -177,7 +174,8 @@ impl Pipeline {
         self.effects.push(Effect::Deliver { id, parcels: starting.parcels });
     }
 
-    fn follow_outcome(&mut self, ticket: Ticket, claim: Claim, outcome: Outcome, blamed: bool, now: Time) {
+    /// `own` if the outcome is the event's own, and not that of the whole batch it was in.
+    fn follow_outcome(&mut self, ticket: Ticket, claim: Claim, outcome: Outcome, own: bool, now: Time) {
         match outcome {
             Outcome::Completed => {
                 self.note_decision(ticket, "completed", Some(claim.attempt()));
@@ -198,9 +196,9 @@ impl Pipeline {
                 self.counters.failed += 1;
                 let reached = self.gate.requests(&claim).max(self.entries[ticket].requests) + u32::from(sent);
                 self.entries[ticket].requests = reached;
-                // Nor is who stood behind a failed event to blame.
-                let blamed = blamed && reason != Reason::BehindFailed;
-                if blamed && self.config.max_attempts.is_some_and(|most| reached >= most) {
+                // Who stood behind a failed event is not to blame, nor is anyone while a whole batch failed: it is halved first.
+                if own && reason != Reason::BehindFailed && self.config.max_attempts.is_some_and(|most| reached >= most)
+                {
                     return self.reject(ticket, claim, &reason, Kind::Exhausted, now);
                 }
                 self.fail(ticket, claim, &reason, retry_after, sent, now);
@@ -274,21 +272,33 @@ impl Pipeline {
         }
     }
 
-    /// What failed by its own result, among others that did not, goes alone from now on.
+    /// What failed by its own result, among others, goes alone from now on.
     fn set_apart(&mut self, entries: &[Ticket], outcomes: &[Outcome]) {
         for (ticket, outcome) in entries.iter().zip(outcomes) {
-            if matches!(outcome, Outcome::Failed { .. }) {
+            if matches!(outcome, Outcome::Failed { reason, .. } if *reason != Reason::BehindFailed) {
                 self.entries[*ticket].batch_cap = 1;
             }
         }
     }
 
-    /// A batch that fails as a whole is halved, until the event that breaks it stands alone.
-    fn halve(&mut self, entries: &[Ticket]) {
+    /// A batch that fails as a whole is halved, until the event that breaks it stands alone. One that never left was not broken by
+    /// any of its events.
+    fn halve(&mut self, entries: &[Ticket], outcomes: &[Outcome]) {
+        if matches!(outcomes, [Outcome::Failed { reason: Reason::NotSent(_), .. }, ..]) {
+            return;
+        }
         let half = (entries.len() / 2).max(1);
         for ticket in entries {
             self.entries[*ticket].batch_cap = half;
         }
+    }
+}
+
+/// Several events failed and all alike: the answer told none of them apart.
+fn failed_as_a_whole(outcomes: &[Outcome]) -> bool {
+    match outcomes {
+        [first @ Outcome::Failed { .. }, rest @ ..] => !rest.is_empty() && rest.iter().all(|outcome| outcome == first),
+        _ => false,
     }
 }
 

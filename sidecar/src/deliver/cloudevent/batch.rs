@@ -6,16 +6,17 @@
 //! where the record has no value), `kafkaheaders` (the record headers as a form, `name=value&name=value`, percent-encoded: any language
 //! reads it, repeated names and any bytes survive), `idempotencyheadersomitted`, `traceparent`, `tracestate`.
 //!
-//! `data` holds the value as it is where that is JSON; else `data_base64` does (also for JSON nested deeper than [`MAX_DEPTH`], which would
-//! keep the app from reading the whole batch). A tombstone has neither. A record in structured mode keeps its own members.
+//! `data` holds the value as it is where that is JSON; else `data_base64` does (also for JSON that a strict parser refuses, with which it would
+//! refuse the whole batch: nested deeper than [`MAX_DEPTH`], numbers beyond a double's range, lone surrogates). A tombstone has neither. A record in structured mode keeps its own members.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Uri};
-use serde::de::IgnoredAny;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::encode::{self, base64, decimal, hex, json_text, percent_uri};
 use super::select::{Extras, content_type, event_type, is_extension, own, select};
@@ -225,12 +226,63 @@ fn write_structured(out: &mut BytesMut, parcel: &Parcel, members: &[(Cow<'_, str
     out.put_u8(b'}');
 }
 
-/// The value as JSON text that may stand inside another one: valid, UTF-8, not too deep.
+/// The value as JSON text that may stand inside another one: valid, UTF-8, not too deep, and readable by strict parsers.
 fn embeddable(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;
-    // serde_json skips values without recursion, so it does not refuse depth by itself.
-    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    serde_json::from_str::<Readable>(text).ok()?;
     (!too_deep(value)).then_some(text)
+}
+
+/// Reads every value and keeps none. `IgnoredAny` would skip what an app's parser may refuse, and with it the whole batch:
+/// numbers beyond a double's range, lone surrogates.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self, A::Error> {
+        while all.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Self, A::Error> {
+        while all.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 fn too_deep(json: &[u8]) -> bool {

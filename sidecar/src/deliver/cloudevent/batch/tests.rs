@@ -72,6 +72,17 @@ fn json_is_embedded_as_it_is_and_the_rest_as_base64() {
 }
 
 #[test]
+fn json_that_strict_parsers_refuse_is_not_embedded() {
+    let long = "9".repeat(400);
+    for value in ["1e999", "-1e999", long.as_str(), r#"{"a":["\ud800"]}"#, r#"{"\udc00":1}"#] {
+        assert_eq!(of_value(value.to_owned())["data_base64"], json!(STANDARD.encode(value)), "{value}");
+    }
+    for value in ["1e-999", "1e308", r#""\ud83d\ude00""#, r#"{"a":[null,true,-1,1.5,{}]}"#] {
+        assert!(of_value(value.to_owned()).get("data").is_some(), "{value}");
+    }
+}
+
+#[test]
 fn depth_never_spoils_a_batch() {
     let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     assert!(of_value(nested(MAX_DEPTH)).get("data").is_some());
