@@ -1,8 +1,12 @@
 //! Scenarios of the gate, one for each clause of its protocol, against a store that is a map and is answered by hand.
 
+use bytes::Bytes;
+use crds::status::Protection;
+
 use super::*;
 use crate::claim::{KeyPrefix, claim_value, done_value, released_value};
 use crate::event_id::EventId;
+use crate::session::Demand;
 use crate::store::{Reply, StoreError};
 
 mod claims;
