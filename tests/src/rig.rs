@@ -132,7 +132,7 @@ impl Rig {
         Ok(topic)
     }
 
-    /// The copies of records that a topic holds, with what their headers say.
+    /// The copies of records that a topic holds, with what their headers say; by origin, since they may overtake each other.
     ///
     /// # Errors
     /// A record has not the headers of a copy.
@@ -147,7 +147,9 @@ impl Rig {
             let about = DeadLetter::from_headers(&headers).with_context(|| format!("{record:?}"))?;
             Ok((record, about))
         };
-        records.into_iter().map(read).collect()
+        let mut copies = records.into_iter().map(read).collect::<anyhow::Result<Vec<(Read, DeadLetter)>>>()?;
+        copies.sort_by_key(|(_, about)| (about.origin.partition, about.offset));
+        Ok(copies)
     }
 
     /// The key of an event the app was handed.
