@@ -163,6 +163,8 @@ pub enum Effect {
     Drained {
         /// Events under way that are not settled.
         remaining: usize,
+        /// What is settled is known to be committed.
+        committed: bool,
     },
 }
 

@@ -273,7 +273,7 @@ impl Service {
             Input::Delivered { id, outcomes } => self.pipeline.delivered(id, outcomes, now),
             Input::Copied { id, result } => self.pipeline.copied(id, result, now),
             Input::AppAccepts => self.pipeline.app_accepts(now),
-            Input::AppTrouble(trouble) => self.pipeline.app_unreachable(&trouble),
+            Input::AppTrouble(trouble) => self.pipeline.app_unreachable(&trouble, now),
             Input::Eviction(danger) => self.pipeline.eviction(danger),
         }
     }
@@ -361,7 +361,7 @@ impl Service {
                 let _ = self.membership.send(false);
             }
             Effect::WatchApp { restarted } => self.watch_app(restarted),
-            Effect::Drained { remaining } => self.drained(remaining, now),
+            Effect::Drained { remaining, committed } => self.drained(remaining, committed, now),
         }
     }
 
@@ -400,14 +400,18 @@ impl Service {
         self.app_watch = Some(tokio::spawn(watch));
     }
 
-    fn drained(&mut self, remaining: usize, now: Time) {
-        tracing::info!(remaining, "drained");
-        let message = match remaining {
-            0 => "everything is settled and committed".to_owned(),
-            _ => "the time for draining is over; what is under way settles yet, or comes again".to_owned(),
+    fn drained(&mut self, remaining: usize, committed: bool, now: Time) {
+        tracing::info!(remaining, committed, "drained");
+        let message = match (remaining, committed) {
+            (0, true) => "everything is settled and committed",
+            (0, false) => {
+                "everything is settled, but Kafka has not taken every offset in time: what is done comes again and is skipped"
+            }
+            _ => "the time for draining is over; what is under way settles yet, or comes again",
         };
         for waiting in self.drains.drain(..) {
-            let report = DrainReport { settled: remaining == 0, remaining: remaining as u64, message: message.clone() };
+            let settled = remaining == 0 && committed;
+            let report = DrainReport { settled, remaining: remaining as u64, message: message.to_owned() };
             let _ = waiting.send(report);
         }
         self.ending.drained(remaining, now);
