@@ -23,7 +23,7 @@ use crate::deliver::cloudevent::event_names;
 use crate::deliver::{Deliver, HttpDelivery, Parcel};
 use crate::event_id::{Scratch, identify};
 use crate::gate::{Gate, GateConfig, Token};
-use crate::kafka::{Consumer, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
+use crate::kafka::{Consumer, Extent, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
 use crate::metrics::Metrics;
 use crate::metrics::labels::TopicLabel;
 use crate::outcome::{self, Outcome};
@@ -308,8 +308,8 @@ impl Service {
             KafkaEvent::Topics { missing, partitions } => pipeline.topics_found(missing, partitions),
             KafkaEvent::Brokers { up, message } => pipeline.brokers((!up).then_some(message)),
             KafkaEvent::Lag(ends) => {
-                for (partition, end) in ends {
-                    pipeline.end_of(&partition, end);
+                for Extent { partition, end, committed } in ends {
+                    pipeline.extent_of(&partition, end, committed);
                 }
             }
             KafkaEvent::OffsetReset { partition, message } => pipeline.offset_reset(Some(&partition), &message),
