@@ -225,7 +225,10 @@ impl Service {
             self.heartbeat.store(millis(now), Ordering::Relaxed);
             self.pipeline.advance(now);
             self.perform(now);
-            self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
+            // The session that is given up at the end is no loss to tell of.
+            if !self.ending.is_closing() {
+                self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
+            }
             if let Some(ended) = self.ending.step(&mut self.pipeline, &self.membership, now) {
                 return self.end(ended).await;
             }
