@@ -46,6 +46,17 @@ pub struct CommitRequest {
     pub offset: Offset,
 }
 
+/// How far a partition reaches, and how far the group has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The last stable offset: one above the last record that can be read.
+    pub end: Offset,
+    /// What the group has committed, if anything.
+    pub committed: Option<Offset>,
+}
+
 /// What the consumer tells the pipeline.
 #[derive(Clone, Debug)]
 pub enum KafkaEvent {
@@ -105,8 +116,8 @@ pub enum KafkaEvent {
         /// If not: what librdkafka says, without secrets.
         message: String,
     },
-    /// End offsets (last stable offset) of assigned partitions as the last fetches saw them: lag is this minus the watermark.
-    Lag(Vec<(TopicPartition, Offset)>),
+    /// How far assigned partitions reach, as the last fetches saw them: lag is the end minus the watermark.
+    Lag(Vec<Extent>),
     /// The committed offset was out of range, so reading started again at the earliest: records were lost, or come again.
     OffsetReset {
         /// The partition.

@@ -163,6 +163,8 @@ pub enum Effect {
     Drained {
         /// Events under way that are not settled.
         remaining: usize,
+        /// What is settled is known to be committed.
+        committed: bool,
     },
 }
 
@@ -429,7 +431,6 @@ impl Pipeline {
         while let Some(verdict) = self.gate.next_verdict() {
             match verdict {
                 Verdict::Granted(ticket, claim) => {
-                    self.note_decision(ticket, "deliver", Some(claim.attempt()));
                     self.set_phase(ticket, Phase::Claimed(claim));
                     self.touch_queue_of(ticket);
                 }

@@ -23,7 +23,7 @@ use crate::deliver::cloudevent::event_names;
 use crate::deliver::{Deliver, HttpDelivery, Parcel};
 use crate::event_id::{Scratch, identify};
 use crate::gate::{Gate, GateConfig, Token};
-use crate::kafka::{Consumer, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
+use crate::kafka::{Consumer, Extent, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
 use crate::metrics::Metrics;
 use crate::metrics::labels::TopicLabel;
 use crate::outcome::{self, Outcome};
@@ -225,7 +225,10 @@ impl Service {
             self.heartbeat.store(millis(now), Ordering::Relaxed);
             self.pipeline.advance(now);
             self.perform(now);
-            self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
+            // The session that is given up at the end is no loss to tell of.
+            if !self.ending.is_closing() {
+                self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
+            }
             if let Some(ended) = self.ending.step(&mut self.pipeline, &self.membership, now) {
                 return self.end(ended).await;
             }
@@ -273,7 +276,7 @@ impl Service {
             Input::Delivered { id, outcomes } => self.pipeline.delivered(id, outcomes, now),
             Input::Copied { id, result } => self.pipeline.copied(id, result, now),
             Input::AppAccepts => self.pipeline.app_accepts(now),
-            Input::AppTrouble(trouble) => self.pipeline.app_unreachable(&trouble),
+            Input::AppTrouble(trouble) => self.pipeline.app_unreachable(&trouble, now),
             Input::Eviction(danger) => self.pipeline.eviction(danger),
         }
     }
@@ -308,8 +311,8 @@ impl Service {
             KafkaEvent::Topics { missing, partitions } => pipeline.topics_found(missing, partitions),
             KafkaEvent::Brokers { up, message } => pipeline.brokers((!up).then_some(message)),
             KafkaEvent::Lag(ends) => {
-                for (partition, end) in ends {
-                    pipeline.end_of(&partition, end);
+                for Extent { partition, end, committed } in ends {
+                    pipeline.extent_of(&partition, end, committed);
                 }
             }
             KafkaEvent::OffsetReset { partition, message } => pipeline.offset_reset(Some(&partition), &message),
@@ -361,7 +364,7 @@ impl Service {
                 let _ = self.membership.send(false);
             }
             Effect::WatchApp { restarted } => self.watch_app(restarted),
-            Effect::Drained { remaining } => self.drained(remaining, now),
+            Effect::Drained { remaining, committed } => self.drained(remaining, committed, now),
         }
     }
 
@@ -400,14 +403,18 @@ impl Service {
         self.app_watch = Some(tokio::spawn(watch));
     }
 
-    fn drained(&mut self, remaining: usize, now: Time) {
-        tracing::info!(remaining, "drained");
-        let message = match remaining {
-            0 => "everything is settled and committed".to_owned(),
-            _ => "the time for draining is over; what is under way settles yet, or comes again".to_owned(),
+    fn drained(&mut self, remaining: usize, committed: bool, now: Time) {
+        tracing::info!(remaining, committed, "drained");
+        let message = match (remaining, committed) {
+            (0, true) => "everything is settled and committed",
+            (0, false) => {
+                "everything is settled, but Kafka has not taken every offset in time: what is done comes again and is skipped"
+            }
+            _ => "the time for draining is over; what is under way settles yet, or comes again",
         };
         for waiting in self.drains.drain(..) {
-            let report = DrainReport { settled: remaining == 0, remaining: remaining as u64, message: message.clone() };
+            let settled = remaining == 0 && committed;
+            let report = DrainReport { settled, remaining: remaining as u64, message: message.to_owned() };
             let _ = waiting.send(report);
         }
         self.ending.drained(remaining, now);

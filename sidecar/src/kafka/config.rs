@@ -21,6 +21,8 @@ pub(super) fn consumer(settings: &KafkaSettings) -> ClientConfig {
     // partition; a reader that found its queue full must be fed again at once (the default pause of 1 s halves throughput).
     config
         .set("session.timeout.ms", "45000")
+        // A member hears by its heartbeats that partitions are to change hands: so long may a handover wait for each.
+        .set("heartbeat.interval.ms", "1000")
         .set("queued.max.messages.kbytes", "1024")
         .set("queued.min.messages", "10000")
         .set("fetch.queue.backoff.ms", "5")

@@ -13,8 +13,8 @@ use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Events, KafkaEvent, lock};
-use crate::record::TopicPartition;
+use super::{Events, Extent, KafkaEvent, lock};
+use crate::record::{Offset, TopicPartition};
 
 /// What Kafka wants done with our assignment. The group task does it: librdkafka waits for the call, not for the callback.
 #[derive(Debug)]
@@ -232,7 +232,7 @@ impl ClientContext for Context {
             for p in t.partitions.values().filter(|p| p.partition >= 0 && p.end() >= 0) {
                 let partition = self.partition(topic, p.partition);
                 if self.table.contains(&partition) {
-                    ends.push((partition, p.end()));
+                    ends.push(Extent { partition, end: p.end(), committed: p.committed() });
                 }
             }
         }
@@ -290,12 +290,17 @@ struct PartitionStats {
     partition: i32,
     hi_offset: i64,
     ls_offset: i64,
+    committed_offset: i64,
 }
 
 impl PartitionStats {
     /// We read committed records only, so the last stable offset is the end, where the broker tells it.
     fn end(&self) -> i64 {
         if self.ls_offset >= 0 { self.ls_offset } else { self.hi_offset }
+    }
+
+    fn committed(&self) -> Option<Offset> {
+        (self.committed_offset >= 0).then_some(self.committed_offset)
     }
 }
 
@@ -330,15 +335,19 @@ mod tests {
         let ours = |partition| TopicPartition { topic: "t.v1".into(), partition };
         context.table.insert(ours(0), 1);
         context.table.insert(ours(1), 1);
+        context.table.insert(ours(3), 1);
         context.stats_raw(
             br#"{"name":"x","brokers":{"k":{"state":"CONNECT","x":0}},"topics":{"t.v1":{"partitions":{
-                "0":{"partition":0,"hi_offset":12,"ls_offset":10,"x":1},
-                "1":{"partition":1,"hi_offset":-1001,"ls_offset":-1001},
-                "2":{"partition":2,"hi_offset":5,"ls_offset":5},
-                "-1":{"partition":-1,"hi_offset":5,"ls_offset":5}}}}}"#,
+                "0":{"partition":0,"hi_offset":12,"ls_offset":10,"committed_offset":8,"x":1},
+                "1":{"partition":1,"hi_offset":-1001,"ls_offset":-1001,"committed_offset":-1001},
+                "2":{"partition":2,"hi_offset":5,"ls_offset":5,"committed_offset":-1001},
+                "3":{"partition":3,"hi_offset":5,"ls_offset":5,"committed_offset":-1001},
+                "-1":{"partition":-1,"hi_offset":5,"ls_offset":5,"committed_offset":-1001}}}}}"#,
         );
-        let Ok(KafkaEvent::Lag(ends)) = events.try_recv() else { panic!("no event") };
-        assert_eq!(ends, [(ours(0), 10)]);
+        let Ok(KafkaEvent::Lag(mut ends)) = events.try_recv() else { panic!("no event") };
+        ends.sort_by_key(|extent| extent.partition.partition);
+        let extent = |partition, end, committed| Extent { partition: ours(partition), end, committed };
+        assert_eq!(ends, [extent(0, 10, Some(8)), extent(3, 5, None)]);
     }
 
     #[test]

@@ -145,6 +145,7 @@ impl Pipeline {
         starting.take(ticket, entry.batch_cap, entry.queue);
         let partition = entry.partition;
         self.count_start(attempt, protection);
+        self.note_decision(ticket, "deliver", Some(attempt));
         self.set_phase(ticket, Phase::Delivering(started.claim));
         self.busy += 1;
         if let Some(at) = partition {

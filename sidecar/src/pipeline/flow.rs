@@ -101,12 +101,12 @@ impl Pipeline {
         }
     }
 
-    /// Tells why the app was not reached yet, while it is waited for.
-    pub fn app_unreachable(&mut self, trouble: &str) {
-        if let App::Down { why, .. } = &mut self.flow.app
-            && why != trouble
-        {
-            trouble.clone_into(why);
+    /// The app was tried and not reached: it is waited for, or after a drain it has gone.
+    pub fn app_unreachable(&mut self, trouble: &str, now: Time) {
+        match &mut self.flow.app {
+            App::Down { why, .. } if why != trouble => trouble.clone_into(why),
+            App::Down { .. } => {}
+            App::Up => self.app_is_down(trouble, now),
         }
     }
 
@@ -154,7 +154,7 @@ impl Pipeline {
             return;
         }
         self.flow.drain = Drain::Drained { since: now, for_good };
-        self.effects.push(Effect::Drained { remaining: self.busy });
+        self.effects.push(Effect::Drained { remaining: self.busy, committed });
         if !for_good && self.flow.app_is_up() {
             self.effects.push(Effect::WatchApp { restarted: true });
         }

@@ -26,6 +26,8 @@ pub(super) struct Partition {
     pub(super) halted: bool,
     /// The broker's end of the partition.
     pub(super) end: Option<Offset>,
+    /// Where the group stands by what the broker says: that is the watermark until a record is read.
+    stands: Option<Offset>,
     /// What was asked to be committed last; at first, where reading began.
     requested: Option<Offset>,
     /// What is known to be committed.
@@ -43,6 +45,7 @@ impl Partition {
             revoking: false,
             halted: false,
             end: None,
+            stands: None,
             requested: None,
             committed: None,
         }
@@ -61,6 +64,11 @@ impl Partition {
     /// The offset that is due to be committed.
     pub(super) fn commit(&self) -> Option<Offset> {
         self.watermark.committable().filter(|offset| Some(*offset) > self.requested)
+    }
+
+    /// The lowest offset not settled, as far as it is known.
+    pub(super) fn watermark(&self) -> Option<Offset> {
+        self.watermark.committable().or(self.stands)
     }
 
     fn request(&self, offset: Offset) -> CommitRequest {
@@ -122,10 +130,11 @@ impl Pipeline {
         }
     }
 
-    /// The broker's end of a partition, for the lag.
-    pub fn end_of(&mut self, place: &TopicPartition, end: Offset) {
+    /// The broker's end of a partition, and where the group stands there, for the lag.
+    pub fn extent_of(&mut self, place: &TopicPartition, end: Offset, committed: Option<Offset>) {
         if let Some(partition) = self.partition_mut(place) {
             partition.end = Some(end);
+            partition.stands = committed;
         }
     }
 

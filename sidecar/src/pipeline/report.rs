@@ -178,7 +178,7 @@ pub struct Load {
 
 impl super::partition::Partition {
     fn status(&self) -> PartitionStatus {
-        let watermark = self.watermark.committable();
+        let watermark = self.watermark();
         let lag = |(end, watermark): (Offset, Offset)| (end - watermark).max(0);
         PartitionStatus {
             topic: self.place.topic.to_string(),

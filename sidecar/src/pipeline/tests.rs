@@ -370,6 +370,42 @@ fn only_the_event_that_breaks_its_batch_becomes_a_dead_letter() {
 }
 
 #[test]
+fn a_drain_tells_whether_kafka_has_taken_the_offsets() {
+    for taken in [true, false] {
+        let mut rig = Rig::new(|config| config.drain_timeout = Duration::from_secs(2));
+        rig.assign(&[0]);
+        rig.arrive(0, 0, &[1]);
+        let request = rig.request(&[1]);
+        rig.answer(&request, vec![Outcome::Completed]);
+        rig.pipeline.drain(false, rig.now);
+        rig.settle_down();
+        if taken {
+            rig.pipeline.committed(&place(0), 1);
+        }
+        rig.pass(2_500);
+        let told = rig.others.iter().find_map(|effect| match effect {
+            Effect::Drained { remaining, committed } => Some((*remaining, *committed)),
+            _ => None,
+        });
+        assert_eq!(told, Some((0, taken)));
+    }
+}
+
+#[test]
+fn an_app_that_goes_after_a_drain_is_seen_to_be_down() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.pipeline.drain(false, rig.now);
+    rig.settle_down();
+    rig.pipeline.app_unreachable("nobody listens", rig.now);
+    let app = rig.pipeline.findings(rig.now).into_iter().find(|finding| finding.about == "AppUp").unwrap();
+    assert!(!app.healthy && app.message.contains("nobody listens"), "{app:?}");
+    rig.pipeline.app_accepts(rig.now);
+    rig.arrive(0, 0, &[1]);
+    rig.request(&[1]);
+}
+
+#[test]
 fn a_batch_that_was_not_sent_is_not_halved() {
     let mut rig = Rig::new(|config| config.batch = 8);
     rig.assign(&[0]);

@@ -34,6 +34,10 @@ impl Ending {
         !matches!(self, Self::NotBegun)
     }
 
+    pub(super) const fn is_closing(&self) -> bool {
+        matches!(self, Self::Closing { .. })
+    }
+
     pub(super) fn begin(&mut self, pipeline: &mut Pipeline, now: Time) {
         *self = Self::Draining;
         pipeline.drain(true, now);

@@ -22,12 +22,23 @@ use crate::store::redis::RedisStore;
 
 /// The state is shown again at most this often.
 const EVERY: Duration = Duration::from_millis(200);
+/// A condition that stays unhealthy for another reason is told again at most this often.
+const RETELL: Duration = Duration::from_secs(5);
 /// A line that sums up what happened, so often.
 const SUMMARY: Duration = Duration::from_secs(60);
 /// The server's eviction policy is looked at so often.
 const EVICTION_EVERY: Duration = Duration::from_secs(300);
 /// After a failed look, so soon.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
+
+/// A condition as it was shown last, and what the log says of it.
+#[derive(Debug)]
+struct Known {
+    healthy: bool,
+    since: String,
+    told: String,
+    told_at: Time,
+}
 
 /// Shows the state of the pipeline.
 #[derive(Debug)]
@@ -41,7 +52,7 @@ pub(super) struct Publisher {
     tally: Tally,
     gate: GateCounts,
     overflow: u64,
-    since: HashMap<&'static str, (Finding, String)>,
+    known: HashMap<&'static str, Known>,
     partitions: Vec<TopicPartition>,
 }
 
@@ -59,7 +70,7 @@ impl Publisher {
             tally: Tally::default(),
             gate: GateCounts::default(),
             overflow: 0,
-            since: HashMap::new(),
+            known: HashMap::new(),
             partitions: Vec::new(),
         };
         (publisher, receiver)
@@ -71,7 +82,7 @@ impl Publisher {
         }
         self.shown_at = now;
         let mut status = pipeline.status(now);
-        status.conditions = self.conditions(pipeline.findings(now));
+        status.conditions = self.conditions(pipeline.findings(now), now);
         self.show_counts(pipeline);
         self.show_gauges(pipeline, budget, &status);
         if now.since(self.summed_at) >= SUMMARY {
@@ -81,26 +92,31 @@ impl Publisher {
         self.status.send_replace(Arc::new(status));
     }
 
-    /// The findings, each with when it last changed. A change is worth a line in the log.
-    fn conditions(&mut self, findings: Vec<Finding>) -> Vec<Condition> {
+    /// The findings, each with when it last changed. A change is worth a line in the log, and another reason too: the cause
+    /// often turns up after the effect.
+    fn conditions(&mut self, findings: Vec<Finding>, now: Time) -> Vec<Condition> {
         let mut conditions = Vec::with_capacity(findings.len());
         for finding in findings {
-            let known = self.since.get(finding.about);
-            let since = match known {
-                Some((before, since)) if before.healthy == finding.healthy => since.clone(),
-                _ => {
-                    note_change(known.is_some(), &finding);
-                    wall_clock()
-                }
-            };
+            let Finding { about, healthy, reason, ref message, .. } = finding;
+            let (known, told) = (self.known.get(about), wording(message));
+            let before = known.filter(|known| known.healthy == healthy);
+            let news = !healthy && before.is_some_and(|b| b.told != told && now.since(b.told_at) >= RETELL);
+            if before.is_none() || news {
+                note_change(known.is_some(), &finding);
+            }
+            let since = before.map_or_else(wall_clock, |before| before.since.clone());
             conditions.push(Condition {
-                r#type: finding.about.to_owned(),
-                status: finding.healthy,
-                reason: finding.reason.to_owned(),
-                message: finding.message.clone(),
+                r#type: about.to_owned(),
+                status: healthy,
+                reason: reason.to_owned(),
+                message: message.clone(),
                 since: since.clone(),
             });
-            self.since.insert(finding.about, (finding, since));
+            let told = match before {
+                Some(before) if !news => Known { since, told: before.told.clone(), ..*before },
+                _ => Known { healthy, since, told, told_at: now },
+            };
+            self.known.insert(about, told);
         }
         conditions
     }
@@ -228,6 +244,11 @@ fn grow(counter: &Counter, before: u64, after: u64) {
     if after > before {
         counter.inc_by(after - before);
     }
+}
+
+/// A message without its figures: a count that goes on is no other reason.
+fn wording(message: &str) -> String {
+    message.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 fn note_change(known: bool, finding: &Finding) {

@@ -93,7 +93,7 @@ impl World {
                     .collect();
                 self.give_up(sidecar, &held);
             }
-            Effect::Drained { remaining } => self.drained(sidecar, remaining),
+            Effect::Drained { remaining, .. } => self.drained(sidecar, remaining),
             Effect::Room { .. } => {}
         }
     }
