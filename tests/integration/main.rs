@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 mod smoke;
+mod store_conformance;
 
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // Tests wait more than they compute: more at once than a small machine has processors, and not so many that they starve.
     args.test_threads.get_or_insert(4);
-    let tests = [smoke::tests()].into_iter().flatten().collect();
+    let tests = [smoke::tests(), store_conformance::tests()].into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&args, tests);
     harness::env::stop_shared();
     conclusion.exit_code()

@@ -10,7 +10,9 @@ pub mod ledger;
 pub mod offsets;
 pub mod port;
 pub mod process;
+pub mod proxy;
 pub mod publish;
+pub mod redis;
 pub mod sidecar;
 pub mod wait;
 
@@ -18,4 +20,12 @@ pub mod wait;
 #[must_use]
 pub fn in_repo(path: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// Runs a test's future on a runtime of its own, which ends with it.
+///
+/// # Errors
+/// Where the runtime can't be built.
+pub fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future))
 }
