@@ -150,8 +150,11 @@ async fn exists(s: &Subject) {
     check(s, Some("old"), |key| Op::Exists { key: key.into() }, Reply::Applied, Some("old")).await;
 }
 
+/// An operation on an expired key, its answer, and what the key holds then.
+type Expired = (fn(&str) -> Op, Reply, Option<&'static str>);
+
 async fn expired_keys_are_absent(s: &Subject) {
-    let expired: [(fn(&str) -> Op, Reply, Option<&str>); 7] = [
+    let expired: [Expired; 7] = [
         (|key| claim(key, "new"), Reply::Applied, Some("new")),
         (|key| renew(key, "new"), Reply::Refused, None),
         (|key| swap(key, "old", "new"), Reply::Refused, None),

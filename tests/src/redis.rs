@@ -225,8 +225,10 @@ impl RedisCluster {
                 ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", bus.as_str()];
             nodes.push((RedisServer::with(&options)?, bus));
         }
-        for ((node, _), (first, last)) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
+        for ((node, bus), (first, last)) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
             node.command::<Value>(&["CLUSTER", "ADDSLOTSRANGE", first, last])?;
+            // Nodes that join with equal epochs settle later whose word counts, and moved slots can move back meanwhile.
+            node.command::<Value>(&["CLUSTER", "SET-CONFIG-EPOCH", bus])?;
         }
         for (node, bus) in &nodes[1..] {
             let port = node.port().to_string();

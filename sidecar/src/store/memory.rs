@@ -255,69 +255,94 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn set(key: &str, ttl: u64) -> Op {
         Op::Set { key: key.into(), value: Bytes::from_static(b"v"), ttl: Duration::from_secs(ttl) }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn expired_keys_are_removed_a_few_with_each_operation() {
-        let store = MemoryStore::new();
-        store.apply((0..1000).map(|i| set(&format!("k{i}"), 1)).collect()).await;
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(store.len(), 1000);
-        store.apply(vec![set("a", 1)]).await;
-        assert_eq!(store.len(), 999, "two go, one comes");
-        store.apply((0..1000).map(|_| set("a", 1)).collect()).await;
-        assert_eq!(store.len(), 1);
+    #[test]
+    fn expired_keys_are_removed_a_few_with_each_operation() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        for i in 0..1000 {
+            table.apply(&set(&format!("k{i}"), 1), start);
+        }
+        let later = start + Duration::from_secs(2);
+        assert_eq!(table.entries.len(), 1000);
+        table.apply(&set("a", 1), later);
+        assert_eq!(table.entries.len(), 999, "two go, one comes");
+        for _ in 0..1000 {
+            table.apply(&set("a", 1), later);
+        }
+        assert_eq!((table.entries.len(), table.expiry.len()), (1, 1));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_renewed_key_has_one_place_in_the_order_of_expiry() {
-        let store = MemoryStore::new();
-        store.apply((1..500).map(|ttl| set("k", ttl)).collect()).await;
-        assert_eq!(store.lock().table.expiry.len(), 1);
-        tokio::time::advance(Duration::from_secs(498)).await;
-        assert!(store.get("k").is_some());
-        assert_eq!(store.ttl("k"), Some(Duration::from_secs(1)));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(store.get("k"), None);
+    #[test]
+    fn a_renewed_key_has_one_place_in_the_order_of_expiry_and_ends_on_time() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        for ttl in 1..500 {
+            table.apply(&set("k", ttl), start);
+        }
+        assert_eq!(table.expiry.len(), 1);
+        assert!(table.get("k", start + Duration::from_millis(498_999)).is_some());
+        assert_eq!(table.get("k", start + Duration::from_secs(499)), None);
+        let renewal = Op::SetIfPresent { key: "k".into(), value: Bytes::new(), ttl: Duration::from_secs(1) };
+        assert_eq!(table.apply(&renewal, start + Duration::from_secs(499)), Reply::Refused);
+        table.apply(&Op::Delete { key: "k".into() }, start);
+        assert!(table.expiry.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[test]
+    fn a_ttl_beyond_the_clock_is_only_long() {
+        let mut table = Table::default();
+        assert_eq!(table.apply(&set("k", u64::MAX), Instant::now()), Reply::Applied);
+        assert!(table.get("k", Instant::now()).is_some());
+    }
+
+    #[tokio::test]
     async fn faults_say_what_happened_to_the_operation() {
-        let store = MemoryStore::new();
-        for (fault, at_once, later) in [
-            (Fault::LoseReply, true, true),
-            (Fault::LoseRequest, false, false),
-            (Fault::ApplyLater(Duration::from_secs(1)), false, true),
-            (Fault::NotSent, false, false),
-            (Fault::Error("OOM".to_owned()), false, false),
+        for (fault, applied) in [
+            (Fault::LoseReply, true),
+            (Fault::LoseRequest, false),
+            (Fault::NotSent, false),
+            (Fault::Error("OOM".to_owned()), false),
         ] {
-            store.flush();
+            let store = MemoryStore::new();
             let scripted = fault.clone();
             store.set_faults(move |op| (&**op.key() == "k").then(|| scripted.clone()));
             let replies = store.apply(vec![set("k", 60), set("other", 60)]).await;
+            let unanswered = matches!(replies[0], Err(StoreError::Unanswered(_)));
+            assert_eq!(unanswered, matches!(fault, Fault::LoseReply | Fault::LoseRequest), "{fault:?}");
             assert!(replies[0].is_err(), "{fault:?}");
             assert_eq!(replies[1], Ok(Reply::Applied));
-            assert_eq!(store.get("k").is_some(), at_once, "{fault:?}");
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            assert_eq!(store.get("k").is_some(), later, "{fault:?}");
+            assert_eq!(store.get("k").is_some(), applied, "{fault:?}");
+            store.clear_faults();
+            assert_eq!(store.apply(vec![set("k", 60)]).await, vec![Ok(Reply::Applied)]);
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn a_held_up_operation_applies_after_its_answer() {
+        let store = MemoryStore::new();
+        store.set_faults(|_| Some(Fault::ApplyLater(Duration::from_millis(20))));
+        assert!(matches!(store.apply(vec![set("k", 60)]).await[0], Err(StoreError::Unanswered(_))));
+        assert_eq!(store.get("k"), None);
+        while store.get("k").is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
     async fn a_store_that_goes_away_leaves_calls_under_way_unanswered() {
         let store = MemoryStore::new();
-        store.set_latency(Duration::from_millis(10));
-        let under_way = tokio::spawn({
-            let store = store.clone();
-            async move { store.apply(vec![set("k", 60)]).await }
-        });
-        tokio::task::yield_now().await;
+        store.set_latency(Duration::from_millis(50));
+        let mut under_way = store.apply(vec![set("k", 60)]);
+        // Polled once: past the first look at whether the store is there.
+        assert!(under_way.as_mut().now_or_never().is_none());
         store.set_available(false);
-        assert!(matches!(under_way.await.unwrap()[0], Err(StoreError::Unanswered(_))));
+        assert!(matches!(under_way.await[0], Err(StoreError::Unanswered(_))));
         assert!(matches!(store.apply(vec![set("k", 60)]).await[0], Err(StoreError::NotSent(_))));
         store.set_available(true);
         assert_eq!(store.apply(vec![set("k", 60)]).await, vec![Ok(Reply::Applied)]);

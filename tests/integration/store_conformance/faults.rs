@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crds::config::{ClaimCommand, Topology};
 use futures_util::future::join_all;
 use harness::proxy::{Action, Proxy};
-use harness::redis::{Certificates, RedisCluster, RedisSentinel, RedisServer};
+use harness::redis::{Certificates, RedisCluster, RedisSentinel, RedisServer, wait_until};
 use libtest_mimic::Trial;
 use redis::Value;
 use sidecar::settings::{RedisSettings, Secret};
@@ -356,6 +356,9 @@ async fn an_unknown_authority_is_refused() {
     let wrong_ca = RedisSettings { ca_pem: tls_settings(&server, &theirs).ca_pem, ..right.clone() };
     let reply = one(&store(&wrong_ca), claim("idempotency:test:k", "1")).await;
     assert!(is_not_sent(&reply) && format!("{reply:?}").contains("certificate"), "{reply:?}");
+    let mixed = right.client_pem.clone().zip(tls_settings(&server, &theirs).client_pem).map(|(a, b)| (a.0, b.1));
+    let told = RedisStore::new(&RedisSettings { client_pem: mixed, ..right.clone() }).unwrap_err().to_string();
+    assert!(told.contains("don't go together"), "{told}");
     let no_client = RedisSettings { client_pem: None, ..right };
     let reply = one(&store(&no_client), claim("idempotency:test:k", "1")).await;
     assert!(is_not_sent(&reply), "the server asks for a certificate: {reply:?}");
@@ -423,6 +426,11 @@ async fn moving_slots_are_followed() {
     for node in [to, from] {
         node.command::<Value>(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).unwrap();
     }
+    wait_until("both nodes to know of the move", || {
+        let moved = from.command::<Value>(&["EXISTS", key]).is_err();
+        Ok(moved && to.command::<Value>(&["EXISTS", key]).is_ok())
+    })
+    .unwrap();
     // MOVED, and then the new map.
     for _ in 0..3 {
         let ops = vec![claim(key, "3"), claim("elsewhere", "1"), claim("{moving}new", "3")];

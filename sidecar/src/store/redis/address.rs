@@ -9,6 +9,9 @@ use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
     RedisError, TlsCertificates,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::ConfigError;
 use crate::settings::{RedisSettings, Secret};
@@ -134,9 +137,7 @@ pub(super) fn read(settings: &RedisSettings) -> Result<(Vec<Address>, Access), C
     let secrets = secrets.filter(|secret| !secret.is_empty() && *secret != "default").map(Secret::new).collect();
     let access = Access { redis, certificates: certificates(settings), secrets };
     let addresses: Vec<_> = parsed.into_iter().map(|(address, _)| address).collect();
-    if let Some(tls) = addresses.iter().find(|address| matches!(address, Address::Tcp { tls: true, .. })) {
-        access.client(tls).map_err(ConfigError::Tls)?;
-    }
+    check_tls(settings)?;
     Ok((addresses, access))
 }
 
@@ -175,6 +176,32 @@ fn certificates(settings: &RedisSettings) -> Option<TlsCertificates> {
     (client_tls.is_some() || root_cert.is_some()).then_some(TlsCertificates { client_tls, root_cert })
 }
 
+/// Reads what the crate would read only when it connects, and an empty file not at all.
+fn check_tls(settings: &RedisSettings) -> Result<(), ConfigError> {
+    let certificates = |pem: &[u8], what: &str| {
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        match read {
+            Ok(found) if found.is_empty() => Err(ConfigError::Tls(format!("there is no certificate in {what}"))),
+            Ok(found) => Ok(found),
+            Err(_) => Err(ConfigError::Tls(format!("{what} can't be read"))),
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    if let Some(pem) = &settings.ca_pem {
+        for authority in certificates(pem, "redis.caFile")? {
+            roots.add(authority).map_err(|error| ConfigError::Tls(format!("redis.caFile: {error}")))?;
+        }
+    }
+    if let Some((pem, key)) = &settings.client_pem {
+        let chain = certificates(pem, "redis.certificateFile")?;
+        let no_key = |_| ConfigError::Tls("redis.keyFile holds no private key that can be read".to_owned());
+        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(no_key)?;
+        let config = ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key);
+        config.map_err(|error| ConfigError::Tls(format!("certificate and key don't go together: {error}")))?;
+    }
+    Ok(())
+}
+
 fn check_topology(settings: &RedisSettings, parsed: &[(Address, ConnectionInfo)]) -> Result<(), ConfigError> {
     let first = &parsed[0].1;
     let socket = parsed.iter().any(|(address, _)| matches!(address, Address::Unix(_)));
@@ -185,5 +212,94 @@ fn check_topology(settings: &RedisSettings, parsed: &[(Address, ConnectionInfo)]
         Topology::Sentinel if settings.sentinel_master.is_none() => Err(ConfigError::NoSentinelMaster),
         Topology::Cluster if first.redis_settings().db() != 0 => Err(ConfigError::ClusterDatabase),
         Topology::Sentinel | Topology::Cluster => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crds::config::ClaimCommand;
+
+    use super::*;
+    use crate::store::redis::RedisStore;
+
+    fn settings(topology: Topology, urls: &[&str]) -> RedisSettings {
+        RedisSettings {
+            urls: urls.iter().map(|url| Secret::new(*url)).collect(),
+            username: None,
+            password: None,
+            ca_pem: None,
+            client_pem: None,
+            topology,
+            sentinel_master: None,
+            claim_command: ClaimCommand::Auto,
+            timeout: Duration::from_millis(250),
+        }
+    }
+
+    fn error(settings: &RedisSettings) -> ConfigError {
+        RedisStore::new(settings).unwrap_err()
+    }
+
+    #[test]
+    fn each_mistake_names_its_field_and_no_secret() {
+        use Topology::{Cluster, Sentinel, Standalone};
+        let wrong = [
+            (settings(Standalone, &[]), ConfigError::NoUrl, "redis.url"),
+            (
+                settings(Standalone, &["redis://a", "redis://b"]),
+                ConfigError::SeveralUrls { count: 2 },
+                "redis.topology",
+            ),
+            (settings(Standalone, &["rediss://a/#insecure"]), ConfigError::Insecure { index: 0 }, "redis.caFile"),
+            (settings(Cluster, &["unix:///redis.sock"]), ConfigError::Socket, "redis.topology"),
+            (settings(Cluster, &["redis://a/1"]), ConfigError::ClusterDatabase, "redis.url"),
+            (settings(Sentinel, &["redis://a"]), ConfigError::NoSentinelMaster, "redis.sentinelMaster"),
+        ];
+        for (settings, expected, field) in wrong {
+            assert_eq!(error(&settings), expected);
+            assert!(expected.to_string().contains(field));
+        }
+        for url in
+            ["", "hunter2", "http://u:hunter2@a", "redis://u:hunter2@a:port", "redis://u:hunter2@a/x", "redis://"]
+        {
+            let error = error(&settings(Standalone, &["redis://fine", url]));
+            let told = format!("{error} {error:?}");
+            assert!(told.contains("URL number 2 can't be read") && !told.contains("hunter2"), "{url}: {told}");
+        }
+    }
+
+    #[test]
+    fn authorities_and_keys_are_read_at_the_start() {
+        let wrong = RedisSettings { ca_pem: Some(b"no".to_vec()), ..settings(Topology::Standalone, &["rediss://a"]) };
+        assert!(matches!(error(&wrong), ConfigError::Tls(_)));
+        let key = (b"no".to_vec(), Secret::new("hunter2"));
+        let wrong = RedisSettings { client_pem: Some(key), ..settings(Topology::Standalone, &["rediss://a"]) };
+        let told = error(&wrong).to_string();
+        assert!(told.contains("no certificate in redis.certificateFile") && !told.contains("hunter2"), "{told}");
+    }
+
+    #[test]
+    fn settings_of_their_own_override_the_url() {
+        let mut both = settings(Topology::Standalone, &["redis://u:p@a/3"]);
+        both.password = Some(Secret::new("q"));
+        let (addresses, access) = read(&both).unwrap();
+        assert_eq!(addresses[0].to_string(), "a:6379");
+        let redis = (access.redis.username(), access.redis.password(), access.redis.db());
+        assert_eq!(redis, (Some("u"), Some("q"), 3));
+        assert_eq!(access.redact("u said q".to_owned()), "[secret] said [secret]");
+    }
+
+    #[test]
+    fn siblings_are_spoken_to_alike() {
+        let tls = Address::Tcp { host: "a".into(), port: 1, tls: true };
+        let at = |host: &str, port| Some(Address::Tcp { host: host.into(), port, tls: true });
+        assert_eq!(tls.sibling("b:2"), at("b", 2));
+        assert_eq!(tls.sibling(":2"), at("a", 2));
+        assert_eq!(tls.sibling("::1:2"), at("::1", 2));
+        assert_eq!(at("::1", 2).unwrap().to_string(), "[::1]:2");
+        assert_eq!(tls.sibling("?:2"), None);
+        assert_eq!(tls.sibling("b"), None);
     }
 }
