@@ -20,6 +20,7 @@ use crate::app::{App, Behaviour, Listen};
 use crate::kafka::Kafka;
 use crate::offsets::Offsets;
 use crate::process::{read_log, tail};
+use crate::redis::RedisServer;
 use crate::sidecar::Sidecar;
 
 /// How long a test may take where it names no other limit.
@@ -31,6 +32,9 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// The Kafka that all tests share, started when the first test asks for it.
 static KAFKA: Mutex<Option<Arc<Kafka>>> = Mutex::const_new(None);
+
+/// The Redis that tests share which need no fault of their own; their keys differ by group.
+static REDIS: Mutex<Option<Arc<RedisServer>>> = Mutex::const_new(None);
 
 /// What a test works with. A clone is the same.
 #[derive(Clone, Debug)]
@@ -61,6 +65,20 @@ impl Env {
         let kafka = Arc::new(Kafka::start().await?);
         *shared = Some(Arc::clone(&kafka));
         Ok(kafka)
+    }
+
+    /// The shared Redis, started by the first who asks.
+    ///
+    /// # Errors
+    /// It cannot be started; the text says what is missing.
+    pub async fn redis(&self) -> anyhow::Result<Arc<RedisServer>> {
+        let mut shared = REDIS.lock().await;
+        if let Some(redis) = &*shared {
+            return Ok(Arc::clone(redis));
+        }
+        let redis = Arc::new(RedisServer::start()?);
+        *shared = Some(Arc::clone(&redis));
+        Ok(redis)
     }
 
     /// The test's own folder. Logs (`*.log`) in it are shown when the test fails; it is removed when it passes.
@@ -219,4 +237,5 @@ fn keep(dir: &Arc<TempDir>) -> PathBuf {
 /// Stops what was shared. Called once, when all tests are done: statics are not dropped by themselves.
 pub fn stop_shared() {
     drop(KAFKA.blocking_lock().take());
+    drop(REDIS.blocking_lock().take());
 }

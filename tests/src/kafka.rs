@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::Signal;
@@ -159,6 +159,18 @@ impl Kafka {
             if led == partitions as usize { Ok(()) } else { Err(format!("{led} of {partitions}")) }
         })
         .await;
+        Ok(())
+    }
+
+    /// Sets one option of a topic.
+    ///
+    /// # Errors
+    /// The broker refuses it.
+    pub async fn alter_topic(&self, name: &str, key: &str, value: &str) -> anyhow::Result<()> {
+        let wanted = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        for result in self.admin()?.alter_configs([&wanted], &options()).await? {
+            result.map_err(|(topic, code)| anyhow::anyhow!("cannot alter topic {topic:?}: {code}"))?;
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod env;
+pub mod fault;
 pub mod http;
 pub mod kafka;
 pub mod ledger;
@@ -13,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod publish;
 pub mod redis;
+pub mod rig;
 pub mod sidecar;
 pub mod wait;
 

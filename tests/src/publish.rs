@@ -38,6 +38,21 @@ impl Raw {
         Self { value: Some(value.into()), ..Self::default() }
     }
 
+    /// An event whose `data.uid` is the ledger's name of it, of type `order.created`.
+    #[must_use]
+    pub fn event(uid: &str) -> Self {
+        let (id, time) = (format!("envelope-of-{uid}"), "2026-01-01T00:00:00Z");
+        let envelope =
+            json!({"event_id": id, "event_type": "order.created", "event_timestamp": time, "data": {"uid": uid}});
+        Self::new(envelope.to_string())
+    }
+
+    /// A record without a value.
+    #[must_use]
+    pub fn tombstone() -> Self {
+        Self::default()
+    }
+
     /// Puts it into a partition.
     #[must_use]
     pub fn to(mut self, partition: i32) -> Self {

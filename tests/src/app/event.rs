@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::ledger::{Effect, logical_id};
 use crate::publish::empty_id;
 
+/// The content type of an event whose body holds its attributes too.
+pub const STRUCTURED: &str = "application/cloudevents+json";
+
 /// The content type of a batch.
 pub const BATCH: &str = "application/cloudevents-batch+json";
 
@@ -48,15 +51,24 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads binary mode.
+    /// Reads binary mode. A record that is a whole event in JSON comes as it is: its attributes are in the body, and are added
+    /// here as the headers that they would be.
     ///
     /// # Errors
     /// A header of the protocol is missing or malformed.
     pub fn from_binary(headers: &HeaderMap, body: Bytes) -> anyhow::Result<Self> {
-        let attributes: Vec<_> = headers
+        let mut attributes: Vec<_> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
+        if get(&attributes, "content-type").is_ok_and(|kind| kind.starts_with(STRUCTURED)) {
+            ensure!(!attributes.iter().any(|(name, _)| name.starts_with("ce-")), "attributes in the headers as well");
+            let Value::Object(members) = serde_json::from_slice(&body)? else {
+                bail!("a structured event is no object")
+            };
+            let text = |(name, value): (String, Value)| Some((format!("ce-{name}"), value.as_str()?.to_owned()));
+            attributes.extend(members.into_iter().filter_map(text));
+        }
         let version = get(&attributes, "ce-specversion")?;
         ensure!(version == "1.0", "ce-specversion is `{version}`");
         Self::read(attributes, body, "ce-", "-")
