@@ -72,6 +72,9 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+/// The longest event type that stands in a key as it is, in bytes.
+const LONGEST_TYPE: usize = 256;
+
 /// A rendered key prefix: what the keys of one topic and one event type begin with.
 #[derive(Clone, Debug)]
 pub struct KeyPrefix {
@@ -80,9 +83,16 @@ pub struct KeyPrefix {
 }
 
 impl KeyPrefix {
-    /// Fills the template's `{group}`, `{topic}` and `{type}`.
+    /// Fills the template's `{group}`, `{topic}` and `{type}`. A type is a record's own word: a very long one stands as its hash.
     #[must_use]
     pub fn render(template: &str, group: &str, topic: &str, event_type: &str) -> Self {
+        let hashed;
+        let event_type = if event_type.len() > LONGEST_TYPE {
+            hashed = EventId(Sha256::digest(event_type.as_bytes()).into()).to_hex();
+            &*hashed
+        } else {
+            event_type
+        };
         let mut text = String::with_capacity(template.len() + group.len() + topic.len() + event_type.len());
         let mut rest = template;
         // One pass, so that a placeholder inside a value is not filled again.
@@ -111,13 +121,9 @@ impl KeyPrefix {
     /// The key of an event.
     #[must_use]
     pub fn key(&self, id: &EventId) -> Key {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(self.text.len() + 64);
         text.push_str(&self.text);
-        for byte in id.0 {
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
-        }
+        text.push_str(&id.to_hex());
         Key { text: text.into(), digest: self.digest ^ first_16(&id.0) }
     }
 }
@@ -161,15 +167,19 @@ impl Stored {
         let claim = text.strip_prefix("c:").and_then(|rest| rest.rsplit_once(':'));
         let Some((session, attempt)) = claim else { return Self::Foreign };
         let Ok(attempt) = attempt.parse() else { return Self::Foreign };
+        // Read only what is written here: another spelling of a number or of an id is somebody else's.
         if session == "-" {
-            return Self::Released { attempt };
+            return if released_value(attempt) == value { Self::Released { attempt } } else { Self::Foreign };
         }
-        SessionId::parse(session).map_or(Self::Foreign, |session| Self::Claimed { session, attempt })
+        match SessionId::parse(session) {
+            Some(session) if claim_value(session, attempt) == value => Self::Claimed { session, attempt },
+            _ => Self::Foreign,
+        }
     }
 }
 
 fn parse_fingerprint(hex: &str) -> Option<Fingerprint> {
-    if hex.len() != 8 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if hex.len() != 8 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
     u32::from_str_radix(hex, 16).ok().map(|bits| Fingerprint(bits.to_be_bytes()))
@@ -250,7 +260,8 @@ pub fn decide(
         // Not an answer to this question: look again.
         Reply::Refused => return Decision::Held,
     };
-    let next = |attempt: u32| Decision::TakeOver { attempt: attempt.max(request.attempt.saturating_sub(1)).saturating_add(1) };
+    let next =
+        |attempt: u32| Decision::TakeOver { attempt: attempt.max(request.attempt.saturating_sub(1)).saturating_add(1) };
     match Stored::parse(value, done_values) {
         Stored::Done(fingerprint) => Decision::Duplicate(fingerprint),
         Stored::Foreign => Decision::Foreign,
@@ -278,7 +289,6 @@ pub struct ClaimRequest<'a> {
 
 impl ClaimRequest<'_> {
     /// The claim, once the store has applied it.
-    #[must_use]
     pub fn granted(&self) -> Claim {
         Claim { key: self.key.clone(), session: Some(self.session), attempt: self.attempt, since: self.sent_at }
     }
@@ -353,3 +363,6 @@ pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, claim_ttl: Du
         reached => Op::CompareAndSet { key, expect, value: released_value(reached), ttl: claim_ttl },
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -258,7 +258,6 @@ impl Gate {
     }
 
     /// A source of ids that were never used.
-    #[must_use]
     pub fn random_ids() -> impl FnMut() -> SessionId + Send + 'static {
         || SessionId::new(Uuid::new_v4())
     }
@@ -267,6 +266,9 @@ impl Gate {
     pub fn request(&mut self, ticket: Ticket, key: &Key, fingerprint: Option<Fingerprint>, terms: Terms, now: Time) {
         let asker = Asker { ticket, fingerprint };
         if let Some(&at) = self.by_key.get(&key.digest()) {
+            if let State::Completing { fingerprint: done, .. } = self.slots[at].state {
+                return self.tell_duplicate(asker, done);
+            }
             self.slots[at].waiters.push_back(asker);
             self.promote_if_free(at, now);
             return;
@@ -320,7 +322,13 @@ impl Gate {
                 self.release(claim, false, Some(now), now);
                 return None;
             }
-            (false, _) if fresh => if self.is_degraded(now) { Gated::Degraded } else { Gated::Store },
+            (false, _) if fresh => {
+                if self.is_degraded(now) {
+                    Gated::Degraded
+                } else {
+                    Gated::Store
+                }
+            }
             (false, FailurePolicy::Open) if claim.session().is_none() && self.slots[at].unusable => Gated::Memory,
             _ => {
                 self.claim_again(claim, now);
@@ -341,7 +349,9 @@ impl Gate {
         }
     }
 
-    /// The event is done: completed by the app, or rejected for good. [`Verdict::Settled`] follows.
+    /// The event is done: completed by the app, or rejected for good. [`Verdict::Settled`] follows, once that is sure to be
+    /// known. Whoever waits for the event here need not wait for that: until then the record that was delivered holds its
+    /// own offset back, and would come again.
     pub fn complete(&mut self, claim: Claim, fingerprint: Option<Fingerprint>, now: Time) {
         let Some(at) = self.slot_of(&claim) else { return };
         let session = claim.session();
@@ -349,6 +359,9 @@ impl Gate {
         let op = claim::settle(claim, Settlement::Done(fingerprint), ttl, claim_ttl);
         let Some(Op::Set { value, .. }) = op else { return };
         self.slots[at].state = State::Completing { value, fingerprint, session, since: now, tries: 0 };
+        for waiter in std::mem::take(&mut self.slots[at].waiters) {
+            self.tell_duplicate(waiter, fingerprint);
+        }
         self.write_done(at, now);
     }
 
@@ -422,7 +435,8 @@ impl Gate {
     /// Does what is due at this moment: timers, sessions, the write-back.
     pub fn poll(&mut self, now: Time) {
         self.poll_sessions(now);
-        while let Some(Reverse((_, serial, at))) = self.timers.peek().filter(|Reverse((due, ..))| *due <= now).copied() {
+        while let Some(Reverse((_, serial, at))) = self.timers.peek().filter(|Reverse((due, ..))| *due <= now).copied()
+        {
             self.timers.pop();
             if self.slots.get(at).is_some_and(|slot| slot.timer == Some(serial)) {
                 self.slots[at].timer = None;
@@ -436,7 +450,8 @@ impl Gate {
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
         let timer = self.timers.peek().map(|Reverse((due, ..))| *due);
-        let write_back = (!self.write_back.is_empty() && !self.breaker.is_open() && self.writing == 0).then_some(self.write_at);
+        let write_back =
+            (!self.write_back.is_empty() && !self.breaker.is_open() && self.writing == 0).then_some(self.write_at);
         [timer, self.sessions.next_due(), write_back].into_iter().flatten().min()
     }
 
@@ -638,10 +653,14 @@ impl Gate {
     fn resolve_done(&mut self, at: usize, done: Option<Fingerprint>) {
         let slot = self.remove(at);
         for asker in slot.owner.into_iter().chain(slot.waiters) {
-            self.counts.claims_duplicate += 1;
-            let suspect = claim::suspect(done, asker.fingerprint);
-            self.verdicts.push_back(Verdict::Duplicate { ticket: asker.ticket, suspect });
+            self.tell_duplicate(asker, done);
         }
+    }
+
+    fn tell_duplicate(&mut self, asker: Asker, done: Option<Fingerprint>) {
+        self.counts.claims_duplicate += 1;
+        let suspect = claim::suspect(done, asker.fingerprint);
+        self.verdicts.push_back(Verdict::Duplicate { ticket: asker.ticket, suspect });
     }
 
     fn remove(&mut self, at: usize) -> Slot {
@@ -709,11 +728,6 @@ impl Gate {
         if let Some(owner) = slot.owner {
             self.verdicts.push_back(Verdict::Settled(owner.ticket));
         }
-        for waiter in slot.waiters {
-            self.counts.claims_duplicate += 1;
-            let suspect = claim::suspect(fingerprint, waiter.fingerprint);
-            self.verdicts.push_back(Verdict::Duplicate { ticket: waiter.ticket, suspect });
-        }
     }
 
     fn tell_waiters(&mut self, at: usize) {
@@ -754,3 +768,6 @@ pub const fn protection(gated: Gated, covers: bool) -> Protection {
         Gated::Memory => Protection::None,
     }
 }
+
+#[cfg(test)]
+mod tests;

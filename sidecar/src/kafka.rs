@@ -20,7 +20,6 @@ mod reader;
 mod topics;
 
 pub use budget::{Budget, Limits};
-pub use config::RESERVED;
 pub use consumer::{Closed, Consumer};
 pub use producer::{OutRecord, ProduceError, Producer};
 

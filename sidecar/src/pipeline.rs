@@ -342,7 +342,10 @@ impl Pipeline {
         let commit = self.partitions.iter().any(|(_, p)| p.commit().is_some()).then_some(self.commit_due);
         let copies = self.copies.iter().filter_map(|(_, copy)| copy.retry_at).min();
         let revocations = self.revocations.iter().map(|revocation| revocation.deadline).min();
-        [self.gate.next_due(), commit, copies, revocations, self.flow.next_due(&self.config)].into_iter().flatten().min()
+        [self.gate.next_due(), commit, copies, revocations, self.flow.next_due(&self.config)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What is to be done outside, in this order.

@@ -157,8 +157,7 @@ impl Service {
         let listener = bound.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
         let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
         let now = Time::now();
-        let gate =
-            Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
+        let gate = Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
         let pipeline = Pipeline::new(PipelineConfig::from(config), gate, SmallRng::from_rng(&mut rand::rng()), now);
         let (events, kafka) = mpsc::unbounded_channel();
         let buffer = &config.delivery.buffer;

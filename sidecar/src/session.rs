@@ -37,7 +37,7 @@ pub enum News {
     Nothing,
     /// A new session is open: claims can be made.
     Opened,
-    /// The current session's key was gone before its time: the store has lost data.
+    /// The key of a session in use was gone before its time: the store has lost data.
     DataLost,
 }
 
@@ -118,9 +118,7 @@ impl Sessions {
             self.replaced.push(life);
         }
         // The reply of an opening on its way would bring a session that is as suspect as the one given up.
-        if let Some((id, asked)) = self.opening.take() {
-            self.ending.push((id, Some(asked + self.ttl / 3)));
-        }
+        self.opening = None;
     }
 
     /// No session is opened before that moment.
@@ -203,7 +201,8 @@ impl Sessions {
     /// When [`Sessions::poll`] has something to do next, if that is known.
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
-        let renewals = self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
+        let renewals =
+            self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
         let endings = self.ending.iter().filter_map(|(_, at)| *at);
         let opening = (self.current.is_none() && self.opening.is_none() && !self.closing).then_some(self.open_at);
         renewals.chain(endings).chain(opening).min()
@@ -223,23 +222,23 @@ impl Sessions {
             self.current = Some(Life { id, renewed: asked, due: asked + self.ttl / 3, asked: None, unsettled: 0 });
             return News::Opened;
         }
-        // The key may exist or come to exist yet; nothing was claimed under it.
-        self.ending.push((id, Some(now + self.ttl / 3)));
+        // The key may exist or come to exist yet. Nothing was claimed under it, so it need not be ended: its TTL does that. An
+        // outage would leave one behind each second.
         self.open_at = self.open_at.max(now + self.retry_after());
         News::Nothing
     }
 
     fn renewed(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
         let (ttl, retry) = (self.ttl, self.retry_after());
-        let is_current = self.current.as_ref().is_some_and(|life| life.id == id);
         let Some(life) = self.life(id) else { return News::Nothing };
         let asked = life.asked.take().unwrap_or(now);
         match reply {
             Ok(Reply::Applied) => life.renewed = life.renewed.max(asked),
             Ok(_) => {
-                let before_its_time = asked.since(life.renewed) < ttl;
+                // By now, not by when it was asked: the request may have been a while on its way.
+                let before_its_time = now.since(life.renewed) < ttl;
                 self.forget(id);
-                if is_current && before_its_time {
+                if before_its_time {
                     return News::DataLost;
                 }
             }
@@ -290,3 +289,6 @@ impl Sessions {
         self.replaced.retain(|life| life.id != id);
     }
 }
+
+#[cfg(test)]
+mod tests;

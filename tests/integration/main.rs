@@ -7,6 +7,10 @@ use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
 
+mod once;
+mod ordering;
+mod outcomes;
+mod records;
 mod redis_away;
 mod redis_links;
 mod restarts;
@@ -17,11 +21,18 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // Tests wait more than they compute: more at once than a small machine has processors, and not so many that they starve.
     args.test_threads.get_or_insert(4);
-    let tests =
-        [smoke::tests(), restarts::tests(), redis_away::tests(), redis_links::tests(), store_conformance::tests()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let tests = [
+        smoke::tests(),
+        store_conformance::tests(),
+        once::tests(),
+        outcomes::tests(),
+        ordering::tests(),
+        records::tests(),
+        restarts::tests(),
+        redis_away::tests(),
+        redis_links::tests(),
+    ];
+    let tests = tests.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&args, tests);
     harness::env::stop_shared();
     conclusion.exit_code()

@@ -94,6 +94,11 @@ impl fmt::Display for Report {
             counts.set_cell_alignment(CellAlignment::Right);
         }
         let rate = self.produced as f64 / self.took.as_secs_f64();
-        write!(f, "{table}\n{:.1} s, {rate:.0} records/s with the faults in it; seed {}", self.took.as_secs_f64(), self.seed)
+        write!(
+            f,
+            "{table}\n{:.1} s, {rate:.0} records/s with the faults in it; seed {}",
+            self.took.as_secs_f64(),
+            self.seed
+        )
     }
 }

@@ -93,7 +93,7 @@ impl Gate {
             Ok(reply) => reply,
             Err(error) => return self.claim_failed(at, asked.session, error, now),
         };
-        if self.is_void(asked) {
+        if self.is_void(asked) && !self.says_done(reply) {
             return self.claim_anew(at, now);
         }
         let key = self.slots[at].key.clone();
@@ -144,8 +144,11 @@ impl Gate {
 
     fn ask_answered(&mut self, at: usize, answer: &Answer, now: Time) {
         let State::Asking { asked, seen, holder } = self.slots[at].state.clone() else { return };
-        if answer.is_err() || self.is_void(asked) {
+        if answer.is_err() {
             // A question that was not answered changed nothing: it can be asked again.
+            return self.claim_later(at, now);
+        }
+        if self.is_void(asked) {
             return self.claim_anew(at, now);
         }
         if matches!(answer, Ok(Reply::Applied)) {
@@ -250,14 +253,17 @@ impl Gate {
                 self.claim_anew(at, now);
             }
             StoreError::WrongType(_) => self.wrong_type(at, now),
-            StoreError::NotSent(_) | StoreError::Refused(_) => {
-                let slot = &mut self.slots[at];
-                let pause = growing(RETRY, slot.polls);
-                slot.polls = slot.polls.saturating_add(1);
-                slot.not_before = slot.not_before.max(now + pause);
-                self.claim_anew(at, now);
-            }
+            StoreError::NotSent(_) | StoreError::Refused(_) => self.claim_later(at, now),
         }
+    }
+
+    /// The store did not take it: the next try waits a little.
+    fn claim_later(&mut self, at: usize, now: Time) {
+        let slot = &mut self.slots[at];
+        let pause = growing(RETRY, slot.polls);
+        slot.polls = slot.polls.saturating_add(1);
+        slot.not_before = slot.not_before.max(now + pause);
+        self.claim_anew(at, now);
     }
 
     fn wrong_type(&mut self, at: usize, now: Time) {
@@ -291,6 +297,12 @@ impl Gate {
     /// A claim is void when its session was replaced while it was on its way.
     fn is_void(&self, asked: Asked) -> bool {
         !self.sessions.is_current(asked.session)
+    }
+
+    /// Done is true under any session.
+    fn says_done(&self, reply: &Reply) -> bool {
+        let Reply::Present(value) = reply else { return false };
+        matches!(claim::Stored::parse(value, &self.config.done_values), claim::Stored::Done(_))
     }
 
     fn owner_of(&self, session: SessionId) -> Owner {

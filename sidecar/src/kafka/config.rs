@@ -7,49 +7,6 @@ use rdkafka::error::KafkaError as RdError;
 use super::KafkaError;
 use crate::settings::{KafkaSettings, Secret};
 
-/// Properties that `spec.kafka.properties` may not set: the sidecar's promises stand on them, or they have fields of their own.
-pub const RESERVED: &[&str] = &[
-    // The group: dynamic members, cooperative, committed by us alone.
-    "group.id",
-    "group.instance.id",
-    "group.protocol",
-    "group.protocol.type",
-    "group.remote.assignor",
-    "partition.assignment.strategy",
-    "enable.auto.commit",
-    "auto.commit.enable",
-    "auto.commit.interval.ms",
-    "enable.auto.offset.store",
-    "offset.store.method",
-    "offset.store.path",
-    // What is read.
-    "isolation.level",
-    "auto.offset.reset",
-    "allow.auto.create.topics",
-    "enable.partition.eof",
-    // What is written.
-    "acks",
-    "request.required.acks",
-    "enable.idempotence",
-    "enable.gapless.guarantee",
-    "transactional.id",
-    "delivery.report.only.error",
-    // How we see it.
-    "statistics.interval.ms",
-    "log_level",
-    "log.queue",
-    "plugin.library.paths",
-    "test.mock.num.brokers",
-    "test.mock.broker.rtt",
-    // These have fields of their own, some with Secrets behind them.
-    "bootstrap.servers",
-    "metadata.broker.list",
-    "sasl.username",
-    "sasl.password",
-    "sasl.mechanism",
-    "sasl.mechanisms",
-];
-
 /// librdkafka's own default.
 const DEFAULT_RECEIVE_MAX: usize = 100_000_000;
 /// The highest value that librdkafka takes for `message.max.bytes`.
@@ -104,13 +61,10 @@ pub(super) fn producer(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// Everything the user set, but for what he may not.
+/// Everything the user set; what may not be set was refused with the configuration.
 fn user(config: &mut ClientConfig, settings: &KafkaSettings) {
-    let own_field = |name: &str| name == "bootstrap.servers" || name.starts_with("sasl.");
     for (name, value) in &settings.properties {
-        if own_field(name) || !RESERVED.contains(&name.as_str()) {
-            config.set(name, value.expose());
-        }
+        config.set(name, value.expose());
     }
 }
 

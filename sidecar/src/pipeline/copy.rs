@@ -121,7 +121,15 @@ impl Pipeline {
         }
     }
 
-    fn copy(&mut self, ticket: Ticket, claim: Option<Claim>, topic: Arc<str>, fate: Fate, reason: String, attempts: u32) {
+    fn copy(
+        &mut self,
+        ticket: Ticket,
+        claim: Option<Claim>,
+        topic: Arc<str>,
+        fate: Fate,
+        reason: String,
+        attempts: u32,
+    ) {
         self.set_phase(ticket, Phase::Copying);
         let entry = &self.entries[ticket];
         let about = DeadLetter {

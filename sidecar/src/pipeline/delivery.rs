@@ -195,7 +195,10 @@ impl Pipeline {
                 let reached = self.gate.requests(&claim) + u32::from(sent);
                 // Who stood behind a failed event is not to blame; who stood beside one may be.
                 let alone = together == 1 || self.entries[ticket].batch_cap == 1;
-                if alone && reason != Reason::BehindFailed && self.config.max_attempts.is_some_and(|most| reached >= most) {
+                if alone
+                    && reason != Reason::BehindFailed
+                    && self.config.max_attempts.is_some_and(|most| reached >= most)
+                {
                     return self.reject(ticket, claim, &reason, Kind::Exhausted, now);
                 }
                 self.fail(ticket, claim, &reason, retry_after, sent, now);

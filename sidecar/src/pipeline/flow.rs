@@ -18,7 +18,10 @@ pub(super) struct Flow {
 #[derive(Debug)]
 enum App {
     /// It was never seen, or is down since.
-    Down { since: Option<Time>, why: String },
+    Down {
+        since: Option<Time>,
+        why: String,
+    },
     Up,
 }
 
@@ -113,7 +116,9 @@ impl Pipeline {
         self.follow_verdicts(now);
         let deadline = now + self.config.drain_timeout;
         self.flow.drain = match self.flow.drain {
-            Drain::Draining { deadline, for_good: already } => Drain::Draining { deadline, for_good: already || for_good },
+            Drain::Draining { deadline, for_good: already } => {
+                Drain::Draining { deadline, for_good: already || for_good }
+            }
             Drain::Drained { for_good: already, .. } => Drain::Draining { deadline, for_good: already || for_good },
             Drain::No => Drain::Draining { deadline, for_good },
         };

@@ -80,7 +80,8 @@ impl Pipeline {
     /// The state of everything that can go wrong and last.
     #[must_use]
     pub fn findings(&self, now: Time) -> Vec<Finding> {
-        let closed = self.gate.policy() == FailurePolicy::Closed;
+        let (unprotected, data_lost) = (self.unprotected(now), self.data_lost(now));
+        let closed = self.gate.policy() == FailurePolicy::Closed && unprotected.is_some();
         vec![
             self.find_app(),
             finding("BrokersReachable", true, "NoBroker", match &self.findings.brokers_down {
@@ -91,12 +92,11 @@ impl Pipeline {
             finding("TopicsFound", true, "TopicMissing", (!self.findings.missing.is_empty()).then(|| {
                 format!("no such topic: {}; create it, or correct `topics`", self.findings.missing.join(", "))
             })),
-            finding("Protected", closed, "StoreAway", self.unprotected(now)),
-            finding("DataKept", false, "StoreLostData", self.gate.data_lost(now).map(|_| {
-                "a session key was gone before its time: Redis has lost data (flush, failover or eviction); duplicates of \
-                 what it forgot may be delivered until one ttl has passed"
-                    .to_owned()
-            })),
+            match unprotected {
+                Some(away) => finding("Protected", closed, "StoreAway", Some(away)),
+                None => finding("Protected", false, "StoreLostData", data_lost.clone()),
+            },
+            finding("DataKept", false, "StoreLostData", data_lost),
             finding("KeysReadable", false, "UnusableKey", self.gate.unusable(now).map(|unusable| {
                 format!("the Redis key `{}` can't be used: {}; delete it, or choose another keyPrefix", unusable.key, unusable.why)
             })),
@@ -141,6 +141,16 @@ impl Pipeline {
             why => format!("the app does not accept connections: {why}"),
         });
         finding("AppUp", true, "AppDown", trouble)
+    }
+
+    fn data_lost(&self, now: Time) -> Option<String> {
+        self.gate.data_lost(now).map(|since| {
+            format!(
+                "a session key was gone before its time, {} s ago: Redis has lost data (flush, failover or eviction); \
+                 duplicates of what it forgot may be delivered until one ttl has passed",
+                now.since(since).as_secs()
+            )
+        })
     }
 
     fn unprotected(&self, now: Time) -> Option<String> {

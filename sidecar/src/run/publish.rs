@@ -15,9 +15,7 @@ use crate::clock::Time;
 use crate::gate::GateCounts;
 use crate::kafka::Budget;
 use crate::metrics::Metrics;
-use crate::metrics::labels::{
-    ClaimResult, CommitResult, EventOutcome, ProtectionValue, RebalanceKind, StoreErrorKind,
-};
+use crate::metrics::labels::{ClaimResult, CommitResult, EventOutcome, ProtectionValue, RebalanceKind, StoreErrorKind};
 use crate::pipeline::{Finding, Pipeline, Tally};
 use crate::record::TopicPartition;
 use crate::store::redis::RedisStore;
@@ -171,8 +169,7 @@ impl Publisher {
         m.set_conditions(&status.conditions);
         let mut held = Vec::with_capacity(status.partitions.len());
         for partition in &status.partitions {
-            let place =
-                TopicPartition { topic: partition.topic.as_str().into(), partition: partition.partition };
+            let place = TopicPartition { topic: partition.topic.as_str().into(), partition: partition.partition };
             if let Some(watermark) = partition.watermark {
                 m.set_watermark(&place, watermark, partition.lag);
             }
@@ -235,8 +232,10 @@ fn grow(counter: &Counter, before: u64, after: u64) {
 
 fn note_change(known: bool, finding: &Finding) {
     let (about, message) = (finding.about, &finding.message);
-    if !finding.healthy {
+    if !finding.healthy && known {
         tracing::warn!(condition = about, reason = finding.reason, message, "not as it should be");
+    } else if !finding.healthy {
+        tracing::info!(condition = about, reason = finding.reason, message, "not yet as it should be");
     } else if known {
         tracing::info!(condition = about, "as it should be again");
     }

@@ -57,7 +57,9 @@ fn clear_if_stale(path: &Path, since: Option<((u64, u64), Instant)>) -> Option<(
             }
             match std::fs::remove_file(path) {
                 Ok(()) => tracing::info!(path = %path.display(), "removed a socket that nobody listens on"),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "a socket that nobody listens on can't be removed"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a socket that nobody listens on can't be removed")
+                }
             }
             None
         }
