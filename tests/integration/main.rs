@@ -11,6 +11,9 @@ mod once;
 mod ordering;
 mod outcomes;
 mod records;
+mod redis_away;
+mod redis_links;
+mod restarts;
 mod smoke;
 mod store_conformance;
 
@@ -25,6 +28,9 @@ fn main() -> ExitCode {
         outcomes::tests(),
         ordering::tests(),
         records::tests(),
+        restarts::tests(),
+        redis_away::tests(),
+        redis_links::tests(),
     ];
     let tests = tests.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&args, tests);

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod env;
+pub mod fault;
 pub mod http;
 pub mod kafka;
 pub mod ledger;

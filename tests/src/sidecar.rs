@@ -254,7 +254,7 @@ fn program(name: &str, file: &Path) -> anyhow::Result<Program> {
     Ok(Program::new(name, built("sidecar")?)
         .args(["run", "--config"])
         .arg(file)
-        .env("RUST_LOG", std::env::var_os("SIDECAR_LOG").unwrap_or_else(|| "info,sidecar=debug".into())))
+        .env("IDEMPOTENCY_LOG", std::env::var_os("SIDECAR_LOG").unwrap_or_else(|| "info,sidecar=debug".into())))
 }
 
 /// The address in the JSON line `admin listening`; the members may stand in the line itself or under `fields`.
