@@ -5,6 +5,8 @@
 //!   younger than its TTL.
 //! - A replaced session is renewed while a delivery or completion made under it is unsettled, then ended; a session id is
 //!   never used again.
+//! - Wherever a key is gone before its time, also one that is only to be ended, that is told as [`News::DataLost`], and before
+//!   the [`News::Opened`] of the session that follows, where the store answers in the order it is asked.
 //! - [`Demand::Save`] comes before the [`Demand::Open`] whose id it names, so that a successor can end what it finds.
 //!
 //! # Assumptions
@@ -57,6 +59,16 @@ struct Life {
     unsettled: usize,
 }
 
+/// A session that is to be ended.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    id: SessionId,
+    /// When to ask next; `None` while asked.
+    at: Option<Time>,
+    /// Until then its key exists, unless the store has lost data; `None` where that is not known.
+    exists_until: Option<Time>,
+}
+
 /// All sessions of one sidecar: the current one, those replaced and not yet ended, and a predecessor's.
 #[derive(Debug)]
 pub struct Sessions {
@@ -66,8 +78,7 @@ pub struct Sessions {
     /// No session is opened before.
     open_at: Time,
     replaced: Vec<Life>,
-    /// To be ended, each with when to ask next; `None` while asked.
-    ending: Vec<(SessionId, Option<Time>)>,
+    ending: Vec<End>,
     known: VecDeque<SessionId>,
     closing: bool,
 }
@@ -82,7 +93,7 @@ impl Sessions {
             opening: None,
             open_at: now,
             replaced: Vec::new(),
-            ending: inherited.iter().map(|id| (*id, Some(now))).collect(),
+            ending: inherited.iter().map(|id| End { id: *id, at: Some(now), exists_until: None }).collect(),
             known: inherited.into(),
             closing: false,
         }
@@ -114,7 +125,9 @@ impl Sessions {
 
     /// Gives up the current session: claims are made only under a new one. Without effect while none is open.
     pub fn rotate(&mut self) {
-        if let Some(life) = self.current.take() {
+        if let Some(mut life) = self.current.take() {
+            // Whether the store still has it tells whether the store has lost data: that is to be known first.
+            life.due = Time::default();
             self.replaced.push(life);
         }
         // The reply of an opening on its way would bring a session that is as suspect as the one given up.
@@ -157,20 +170,23 @@ impl Sessions {
         self.replace_expired(now);
         self.end_settled(now);
         let third = self.ttl / 3;
+        // What becomes of the old sessions is asked in the same round trip: if the store has lost data, the new one's claims
+        // must know.
+        let opens = self.current.is_none() && self.opening.is_none() && !self.closing && now >= self.open_at;
         for life in self.current.iter_mut().chain(&mut self.replaced) {
-            if life.asked.is_none() && now >= life.due {
+            if life.asked.is_none() && (opens || now >= life.due) {
                 life.asked = Some(now);
                 life.due = now + third;
                 demands.push(Demand::Renew(life.id));
             }
         }
-        for (id, at) in &mut self.ending {
-            if at.is_some_and(|at| now >= at) {
-                *at = None;
-                demands.push(Demand::End(*id));
+        for end in &mut self.ending {
+            if end.at.is_some_and(|at| opens || now >= at) {
+                end.at = None;
+                demands.push(Demand::End(end.id));
             }
         }
-        if self.current.is_none() && self.opening.is_none() && !self.closing && now >= self.open_at {
+        if opens {
             let id = fresh();
             self.opening = Some((id, now));
             if self.known.len() >= REMEMBERED {
@@ -188,13 +204,7 @@ impl Sessions {
             Demand::Save(_) => News::Nothing,
             Demand::Open(id) => self.opened(*id, reply, now),
             Demand::Renew(id) => self.renewed(*id, reply, now),
-            Demand::End(id) => {
-                match reply {
-                    Ok(_) => self.ending.retain(|(ending, _)| ending != id),
-                    Err(_) => self.retry_ending(*id, now),
-                }
-                News::Nothing
-            }
+            Demand::End(id) => self.ended(*id, reply, now),
         }
     }
 
@@ -203,7 +213,7 @@ impl Sessions {
     pub fn next_due(&self) -> Option<Time> {
         let renewals =
             self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
-        let endings = self.ending.iter().filter_map(|(_, at)| *at);
+        let endings = self.ending.iter().filter_map(|end| end.at);
         let opening = (self.current.is_none() && self.opening.is_none() && !self.closing).then_some(self.open_at);
         renewals.chain(endings).chain(opening).min()
     }
@@ -213,7 +223,7 @@ impl Sessions {
     pub fn existing(&self) -> Vec<SessionId> {
         let lives = self.current.iter().chain(&self.replaced).map(|life| life.id);
         let opening = self.opening.iter().map(|(id, _)| *id);
-        lives.chain(opening).chain(self.ending.iter().map(|(id, _)| *id)).collect()
+        lives.chain(opening).chain(self.ending.iter().map(|end| end.id)).collect()
     }
 
     fn opened(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
@@ -251,11 +261,20 @@ impl Sessions {
         (self.ttl / 30).min(Duration::from_millis(300))
     }
 
-    fn retry_ending(&mut self, id: SessionId, now: Time) {
-        let at = now + self.ttl / 10;
-        for (ending, due) in &mut self.ending {
-            if *ending == id {
-                *due = Some(at);
+    fn ended(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        let Some(place) = self.ending.iter().position(|end| end.id == id) else { return News::Nothing };
+        match reply {
+            Ok(reply) => {
+                let end = self.ending.remove(place);
+                let gone_early = *reply == Reply::Refused && end.exists_until.is_some_and(|until| now < until);
+                if gone_early { News::DataLost } else { News::Nothing }
+            }
+            Err(error) => {
+                let end = &mut self.ending[place];
+                end.at = Some(now + self.ttl / 10);
+                // The next request may find that this one was applied.
+                end.exists_until.take_if(|_| matches!(error, StoreError::Unanswered(_)));
+                News::Nothing
             }
         }
     }
@@ -267,10 +286,10 @@ impl Sessions {
     }
 
     fn end_settled(&mut self, now: Time) {
-        let ending = &mut self.ending;
+        let (ending, ttl) = (&mut self.ending, self.ttl);
         self.replaced.retain(|life| {
             if life.unsettled == 0 {
-                ending.push((life.id, Some(now)));
+                ending.push(End { id: life.id, at: Some(now), exists_until: Some(life.renewed + ttl) });
             }
             life.unsettled > 0
         });

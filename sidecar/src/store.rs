@@ -58,7 +58,7 @@ pub enum Op {
         /// How long it lives.
         ttl: Duration,
     },
-    /// Delete the key. [`Reply::Applied`], also when it was not there.
+    /// Delete the key. [`Reply::Applied`], or [`Reply::Refused`] where there was none.
     Delete {
         /// The key.
         key: Arc<str>,

@@ -140,9 +140,8 @@ async fn set(s: &Subject) {
 }
 
 async fn delete(s: &Subject) {
-    for before in [None, Some("old")] {
-        check(s, before, |key| Op::Delete { key: key.into() }, Reply::Applied, None).await;
-    }
+    check(s, None, |key| Op::Delete { key: key.into() }, Reply::Refused, None).await;
+    check(s, Some("old"), |key| Op::Delete { key: key.into() }, Reply::Applied, None).await;
 }
 
 async fn exists(s: &Subject) {
@@ -160,7 +159,7 @@ async fn expired_keys_are_absent(s: &Subject) {
         (|key| swap(key, "old", "new"), Reply::Refused, None),
         (|key| remove(key, "old"), Reply::Refused, None),
         (|key| put(key, "new", TTL), Reply::Applied, Some("new")),
-        (|key| Op::Delete { key: key.into() }, Reply::Applied, None),
+        (|key| Op::Delete { key: key.into() }, Reply::Refused, None),
         (|key| Op::Exists { key: key.into() }, Reply::Refused, None),
     ];
     for (index, (op, answer, after)) in expired.into_iter().enumerate() {

@@ -88,7 +88,7 @@ impl Rig {
             Op::Exists { .. } => return Ok(if there.is_some() { Reply::Applied } else { Reply::Refused }),
             Op::Delete { .. } => {
                 self.store.remove(&key);
-                return Ok(Reply::Applied);
+                return Ok(if there.is_some() { Reply::Applied } else { Reply::Refused });
             }
             Op::CompareAndDelete { expect, .. } => {
                 let same = there.as_ref() == Some(expect);

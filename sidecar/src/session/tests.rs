@@ -160,7 +160,9 @@ fn a_replaced_session_lives_while_it_is_held_and_is_ended_then() {
     rig.sessions.hold(id(1));
     rig.sessions.rotate();
     assert_eq!(rig.current(10), None);
-    assert_eq!(rig.poll(10), [Demand::Save(vec![id(1), id(2)]), Demand::Open(id(2))]);
+    let demands = rig.poll(10);
+    assert_eq!(demands, [Demand::Renew(id(1)), Demand::Save(vec![id(1), id(2)]), Demand::Open(id(2))]);
+    assert_eq!(rig.answer(Demand::Renew(id(1)), APPLIED, 11), News::Nothing);
     rig.answer(Demand::Open(id(2)), APPLIED, 11);
     assert_eq!(rig.poll(3_010), [Demand::Renew(id(2)), Demand::Renew(id(1))], "both are kept alive");
     rig.sessions.unhold(id(1));
@@ -191,6 +193,48 @@ fn also_when_the_session_was_replaced_and_is_still_held() {
     rig.sessions.rotate();
     rig.poll(3_000);
     assert_eq!(rig.answer(Demand::Renew(id(1)), REFUSED, 3_001), News::DataLost);
+}
+
+#[test]
+fn also_when_the_session_was_only_to_be_ended() {
+    let mut rig = Rig::opened();
+    rig.sessions.rotate();
+    let demands = rig.poll(10);
+    let place = |wanted: Demand| demands.iter().position(|demand| *demand == wanted).unwrap();
+    assert!(place(Demand::End(id(1))) < place(Demand::Open(id(2))), "known before the next claim: {demands:?}");
+    assert_eq!(rig.answer(Demand::End(id(1)), REFUSED, 11), News::DataLost);
+    assert_eq!(rig.sessions.existing(), [id(2)]);
+}
+
+#[test]
+fn also_when_the_store_was_away_meanwhile() {
+    let mut rig = Rig::opened();
+    rig.sessions.rotate();
+    let demands = rig.poll(10);
+    for demand in demands {
+        rig.answer(demand, Err(StoreError::NotSent("refused".into())), 11);
+    }
+    let demands = rig.poll(400);
+    assert!(demands.contains(&Demand::End(id(1))) && demands.contains(&Demand::Open(id(3))), "{demands:?}");
+    assert_eq!(rig.answer(Demand::End(id(1)), REFUSED, 401), News::DataLost);
+}
+
+#[test]
+fn a_key_that_this_sidecar_may_have_deleted_itself_means_nothing() {
+    let mut rig = Rig::opened();
+    rig.sessions.rotate();
+    rig.poll(10);
+    rig.answer(Demand::End(id(1)), unanswered(), 260);
+    assert!(rig.poll(1_200).contains(&Demand::End(id(1))));
+    assert_eq!(rig.answer(Demand::End(id(1)), REFUSED, 1_201), News::Nothing);
+    // A predecessor may have ended its sessions itself.
+    let mut rig = Rig::new(&[id(91)]);
+    rig.poll(0);
+    assert_eq!(rig.answer(Demand::End(id(91)), REFUSED, 1), News::Nothing);
+    // And a key whose time is over is gone by itself.
+    let mut rig = Rig::opened();
+    rig.poll(9_000);
+    assert_eq!(rig.answer(Demand::End(id(1)), REFUSED, 9_001), News::Nothing);
 }
 
 #[test]

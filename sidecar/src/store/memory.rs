@@ -211,8 +211,9 @@ impl Table {
             },
             Op::Set { key, value, ttl } => self.put(key, value, *ttl, now),
             Op::Delete { key } => {
+                let there = self.get(key, now).is_some();
                 self.remove(key);
-                Reply::Applied
+                if there { Reply::Applied } else { Reply::Refused }
             }
             Op::Exists { key } => match self.get(key, now) {
                 Some(_) => Reply::Applied,

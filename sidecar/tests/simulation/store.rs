@@ -35,7 +35,7 @@ impl Store {
                 self.values.remove(&key);
                 Reply::Applied
             }
-            Op::Delete { .. } => {
+            Op::Delete { .. } if there.is_some() => {
                 self.values.remove(&key);
                 Reply::Applied
             }

@@ -159,23 +159,27 @@ fn expiry(cmd: &mut Cmd, ttl: Duration) {
 
 /// What `value`, the reply to `op` said in `form`, means.
 pub(super) fn meaning(op: &Op, form: Form, value: Value) -> Meaning {
-    let reply =
-        match (op, value) {
-            (_, Value::ServerError(error)) => return refusal(op, form, &error),
-            (Op::SetIfAbsent { .. }, Value::Nil) => Reply::Applied,
-            (Op::SetIfAbsent { .. }, Value::BulkString(present)) => Reply::Present(present.into()),
-            (Op::SetIfPresent { .. }, Value::Nil) => Reply::Refused,
-            (Op::SetIfPresent { .. } | Op::Set { .. }, Value::Okay) | (Op::Delete { .. }, Value::Int(_)) => {
+    let reply = match (op, value) {
+        (_, Value::ServerError(error)) => return refusal(op, form, &error),
+        (Op::SetIfAbsent { .. }, Value::Nil) => Reply::Applied,
+        (Op::SetIfAbsent { .. }, Value::BulkString(present)) => Reply::Present(present.into()),
+        (Op::SetIfPresent { .. }, Value::Nil) => Reply::Refused,
+        (Op::SetIfPresent { .. } | Op::Set { .. }, Value::Okay) => Reply::Applied,
+        (
+            Op::CompareAndSet { .. } | Op::CompareAndDelete { .. } | Op::Delete { .. } | Op::Exists { .. },
+            Value::Int(done),
+        ) => {
+            if done == 0 {
+                Reply::Refused
+            } else {
                 Reply::Applied
             }
-            (Op::CompareAndSet { .. } | Op::CompareAndDelete { .. } | Op::Exists { .. }, Value::Int(done)) => {
-                if done == 0 { Reply::Refused } else { Reply::Applied }
-            }
-            (_, other) => {
-                let text = format!("the server answered with {}, which is no answer to the command", kind(&other));
-                return Meaning::Answer(Err(StoreError::Unanswered(text)));
-            }
-        };
+        }
+        (_, other) => {
+            let text = format!("the server answered with {}, which is no answer to the command", kind(&other));
+            return Meaning::Answer(Err(StoreError::Unanswered(text)));
+        }
+    };
     Meaning::Answer(Ok(reply))
 }
 
