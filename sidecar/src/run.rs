@@ -229,7 +229,9 @@ impl Service {
             if let Some(ended) = self.ending.step(&mut self.pipeline, &self.membership, now) {
                 return self.end(ended).await;
             }
-            let due = self.pipeline.next_due().map_or(TICK, |due| due.since(now).min(TICK));
+            let due =
+                [self.pipeline.next_due(), self.publisher.next_due(), Some(now + TICK)].into_iter().flatten().min();
+            let due = due.map_or(TICK, |due| due.since(now));
             tokio::select! {
                 () = &mut terminated, if !self.ending.has_begun() => {
                     tracing::info!("asked to end: draining");

@@ -35,6 +35,8 @@ pub(super) struct Publisher {
     metrics: Arc<Metrics>,
     status: watch::Sender<Arc<SidecarStatus>>,
     shown_at: Time,
+    /// Something may have changed since.
+    outdated: bool,
     summed_at: Time,
     counters: Counters,
     summed: Counters,
@@ -53,6 +55,7 @@ impl Publisher {
             metrics,
             status,
             shown_at: Time::default(),
+            outdated: true,
             summed_at: now,
             counters: Counters::default(),
             summed: Counters::default(),
@@ -66,7 +69,8 @@ impl Publisher {
     }
 
     pub(super) fn publish(&mut self, pipeline: &mut Pipeline, budget: &Budget, now: Time) {
-        if now.since(self.shown_at) < EVERY {
+        self.outdated = now.since(self.shown_at) < EVERY;
+        if self.outdated {
             return;
         }
         self.shown_at = now;
@@ -79,6 +83,11 @@ impl Publisher {
             self.sum_up(&status);
         }
         self.status.send_replace(Arc::new(status));
+    }
+
+    /// When the state is to be shown again, if something may have changed since it was.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        self.outdated.then(|| self.shown_at + EVERY)
     }
 
     /// The findings, each with when it last changed. A change is worth a line in the log.
