@@ -299,17 +299,27 @@ impl RedisSentinel {
         self.sentinel.url()
     }
 
-    /// Makes the replica the master, and waits until both servers know.
+    /// Makes the replica the master, and waits until both servers know. The old master learns it some 10 s later.
     ///
     /// # Errors
     /// Where that doesn't happen in 30 s.
     pub fn fail_over(&self) -> Result<()> {
+        self.promote()?;
+        self.servers[0].wait_for(&["INFO", "replication"], "role:slave")
+    }
+
+    /// Makes the replica a master, and waits until it and the sentinel know; the old one takes itself for the master yet.
+    ///
+    /// # Errors
+    /// As [`RedisSentinel::fail_over`].
+    pub fn promote(&self) -> Result<()> {
         // Refused until the sentinel has seen the replica well.
         wait_until("SENTINEL FAILOVER to be accepted", || {
             Ok(self.sentinel.command::<Value>(&["SENTINEL", "FAILOVER", Self::MASTER]).is_ok())
         })?;
         self.servers[1].wait_for(&["INFO", "replication"], "role:master")?;
-        self.servers[0].wait_for(&["INFO", "replication"], "role:slave")
+        let port = self.servers[1].port().to_string();
+        self.sentinel.wait_for(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER], &port)
     }
 }
 

@@ -91,6 +91,7 @@ impl Inspection {
 ///   or redirects to another node.
 /// - A connection that did not answer in time is given up. One attempt to connect at a time; nothing connects before the
 ///   first operation.
+/// - With sentinels, a master in whose place they name another is left within about a second.
 /// - Errors name servers, never a password, a user or a URL.
 ///
 /// One connection a server: a second one was worth a tenth in `benches/store.rs`, where `SET … NX GET` also beat the script,

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline, Value};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::address::{Access, Address};
 use super::sentinel::Sentinels;
@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// An attempt to connect may outlive the operations that wait for it, by this much: name, TCP, TLS and sign-in take
 /// several round trips.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How often the sentinels are asked whether the master is still the master.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a link leads.
 #[derive(Debug)]
@@ -125,6 +127,9 @@ impl Link {
             let result =
                 result.map_err(Arc::from).inspect(|live| live.old_server.store(link.script_only, Ordering::Relaxed));
             link.opened(&result);
+            if let (Ok(live), Target::Master(_)) = (&result, &link.target) {
+                tokio::spawn(watch_master(Arc::downgrade(&link), live.clone()));
+            }
             result
         });
         let opening = async move { task.await.unwrap_or_else(|_| Err("the attempt to connect was stopped".into())) };
@@ -157,7 +162,7 @@ impl Link {
     /// Gives up this connection; the next operation opens another. Those under way on it may still end well.
     pub(super) fn give_up(&self, live: &Live) {
         let mut state = self.state();
-        if matches!(&*state, State::Up(current) if Arc::ptr_eq(&current.old_server, &live.old_server)) {
+        if is_up(&state, live) {
             *state = State::Down;
         }
     }
@@ -192,6 +197,24 @@ impl Link {
     /// No panic happens while it is held, so a poisoned lock is still good.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_up(state: &State, live: &Live) -> bool {
+    matches!(state, State::Up(current) if Arc::ptr_eq(&current.old_server, &live.old_server))
+}
+
+/// Leaves a master in whose place another was made: it takes writes for seconds more, until a sentinel makes it a replica, and
+/// loses them then.
+async fn watch_master(link: Weak<Link>, live: Live) {
+    loop {
+        sleep(WATCH_EVERY).await;
+        let Some(link) = link.upgrade().filter(|link| is_up(&link.state(), &live)) else { return };
+        let Target::Master(sentinels) = &link.target else { return };
+        if sentinels.name_another(&link.access, &live.address, WATCH_EVERY).await {
+            tracing::info!(from = %live.address, "the sentinels name another master: leaving this one");
+            return link.give_up(&live);
+        }
     }
 }
 

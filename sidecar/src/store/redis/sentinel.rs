@@ -1,9 +1,12 @@
 //! Decides which server is the master: asks all sentinels at once and checks what they name. Does network I/O.
 
 use std::fmt;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::time::timeout;
 
 use super::address::{Access, Address};
 use super::link::{Live, connect};
@@ -42,6 +45,23 @@ impl Sentinels {
             }
         }
         Err(format!("no master `{}`: {}", self.master, why.join("; ")))
+    }
+
+    /// Do the sentinels that answer within that time name another server than this one, which says of itself that it is a
+    /// master? Not while one of them names this one: they learn of a failover one after the other, and one server may have
+    /// several names.
+    pub(super) async fn name_another(&self, access: &Access, current: &Address, limit: Duration) -> bool {
+        let asked = self.addresses.iter().map(|sentinel| timeout(limit, self.ask(access, sentinel)));
+        let named: Vec<Address> = join_all(asked).await.into_iter().flatten().flatten().collect();
+        if named.contains(current) {
+            return false;
+        }
+        for other in &named {
+            if matches!(timeout(limit, check(access, other)).await, Ok(Ok(_))) {
+                return true;
+            }
+        }
+        false
     }
 
     async fn ask(&self, access: &Access, sentinel: &Address) -> Result<Address, String> {
