@@ -156,7 +156,9 @@ impl Pipeline {
     fn unprotected(&self, now: Time) -> Option<String> {
         let error = self.gate.last_error().unwrap_or("no answer");
         if self.gate.away_since().is_some() {
-            return Some(format!("Redis is away: {error}; check redis.url, the network and the server"));
+            return Some(format!(
+                "Redis is away: {error}; check redis.url, the user and the password, the network and the server"
+            ));
         }
         self.gate.session(now).is_none().then(|| match self.gate.last_error() {
             Some(error) => format!("no session is open: {error}"),
