@@ -4,18 +4,16 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use harness::app::{Act, Behaviour, act, complete, fail_first};
 use harness::env::{Env, trial};
-use harness::fault::{Door, deliveries, effects, quick_group, slow};
-use harness::ledger::Published;
+use harness::fault::{Door, Stream, deliveries, effects, quick_group, session_of, slow};
 use harness::process::how;
 use harness::publish::{Plan, Raw};
 use harness::rig::Rig;
 use harness::sidecar::Sidecar;
 use harness::wait::eventually;
 use libtest_mimic::Trial;
-use tokio::sync::watch;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -123,7 +121,7 @@ async fn ends_its_predecessors_session(env: Env) -> anyhow::Result<()> {
     rig.config.state_dir = Some(env.dir().join("state"));
     let mut sidecar = rig.start().await?;
     deliveries(&rig.app, 1).await;
-    let session = sidecar.status().await?.session.context("no session")?;
+    let session = session_of(&sidecar).await?;
     let waiting = other.start().await?;
     wait_for_held(&waiting, 1).await;
     sidecar.kill();
@@ -143,7 +141,7 @@ async fn another_waits_for_a_killed_ones_session(env: Env) -> anyhow::Result<()>
     rig.publish(vec![Raw::event("a")]).await?;
     let mut sidecar = rig.start().await?;
     deliveries(&rig.app, 1).await;
-    let session = sidecar.status().await?.session.context("no session")?;
+    let session = session_of(&sidecar).await?;
     // Looks at the moment of the delivery whether the dead one's session lives.
     let alive = Arc::new(Mutex::new(None));
     let (seen, redis, key) = (alive.clone(), rig.redis.clone(), format!("{}{session}", rig.config.session.prefix));
@@ -199,16 +197,7 @@ async fn a_member_joins_and_leaves_ten_times(env: Env) -> anyhow::Result<()> {
     let mut rig = Rig::new(&env, 4, slow(Duration::from_millis(1))).await?;
     quick_group(&mut rig.config);
     let _steady = rig.start().await?;
-    let (over, running) = watch::channel(());
-    let bootstrap = env.kafka().await?.bootstrap();
-    let topic = rig.topic.clone();
-    let publishing = tokio::spawn(async move {
-        let mut published = Published::default();
-        while !running.has_changed().unwrap_or(true) {
-            published.extend(Plan::new(300, 4).publish(&bootstrap, &topic).await?);
-        }
-        anyhow::Ok(published)
-    });
+    let stream = Stream::start(&rig, env.kafka().await?.bootstrap(), 4);
     for round in 1..=10 {
         let mut member = env.sidecar("member", &rig.config).await?;
         member.wait_for("a partition", SOON, |status| !status.partitions.is_empty()).await;
@@ -217,8 +206,7 @@ async fn a_member_joins_and_leaves_ten_times(env: Env) -> anyhow::Result<()> {
         let status = member.terminate(SOON).await?;
         ensure!(how(status) == "exit code 0", "round {round}: {status:?}");
     }
-    drop(over);
-    let published = publishing.await??;
+    let published = stream.stop().await?;
     rig.settled().await?;
     rig.app.ledger().check(&published).assert_each_once();
     Ok(())

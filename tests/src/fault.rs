@@ -6,11 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use crds::config::SidecarConfig;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::app::{Act, App, Behaviour, behave};
+use crate::ledger::Published;
+use crate::publish::Plan;
 use crate::redis::RedisServer;
 use crate::rig::Rig;
-use crate::wait::eventually;
+use crate::sidecar::Sidecar;
+use crate::wait::{LOOK_AGAIN, eventually};
+
+/// Events that a stream lets wait at the app.
+const BACKLOG: usize = 600;
 
 /// Holds the app's requests back until it is opened. A clone is the same door.
 #[derive(Clone, Debug)]
@@ -91,6 +98,56 @@ pub async fn deliveries(app: &App, count: usize) {
         if there >= count { Ok(()) } else { Err(format!("{there}; problems: {:?}", app.problems())) }
     })
     .await;
+}
+
+/// The session under which a sidecar claims, once it has one.
+///
+/// # Errors
+/// It does not say.
+///
+/// # Panics
+/// It has none within half a minute.
+pub async fn session_of(sidecar: &Sidecar) -> anyhow::Result<String> {
+    let status = sidecar.wait_for("a session", Duration::from_secs(30), |status| status.session.is_some()).await;
+    status.session.context("no session")
+}
+
+/// Events that keep coming, as fast as the app takes them, until it is stopped.
+#[derive(Debug)]
+pub struct Stream {
+    over: watch::Sender<()>,
+    publishing: JoinHandle<anyhow::Result<Published>>,
+}
+
+impl Stream {
+    /// Starts one into that rig's topic.
+    #[must_use]
+    pub fn start(rig: &Rig, bootstrap: String, partitions: i32) -> Self {
+        let (over, running) = watch::channel(());
+        let (topic, ledger) = (rig.topic.clone(), rig.app.ledger().clone());
+        let publishing = tokio::spawn(async move {
+            let mut published = Published::default();
+            // An error means that the sender is gone.
+            while running.has_changed().is_ok() {
+                if published.unique() > ledger.len() + BACKLOG {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                } else {
+                    published.extend(Plan::new(300, partitions).publish(&bootstrap, &topic).await?);
+                }
+            }
+            Ok(published)
+        });
+        Self { over, publishing }
+    }
+
+    /// Ends it, and tells what it has published.
+    ///
+    /// # Errors
+    /// The broker refused a record.
+    pub async fn stop(self) -> anyhow::Result<Published> {
+        drop(self.over);
+        self.publishing.await?
+    }
 }
 
 impl Rig {
