@@ -417,3 +417,22 @@ fn a_batch_that_was_not_sent_is_not_halved() {
     let request = rig.request(&[1, 2, 3, 4]);
     assert_eq!(request.attempts, [1; 4]);
 }
+
+#[test]
+fn a_drained_sidecar_goes_on_if_the_app_stays_but_not_at_once() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2]);
+    rig.pipeline.drain(false, rig.now);
+    let first = rig.request(&[1]);
+    rig.answer(&first, vec![Outcome::Completed]);
+    assert!(!rig.others.iter().any(|effect| matches!(effect, Effect::Drained { .. })), "the commit is not answered");
+    rig.pipeline.committed(&place(0), 1);
+    rig.settle_down();
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::Drained { remaining: 0 })));
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::WatchApp { restarted: true })));
+    rig.pass(59_000);
+    assert!(rig.requests.is_empty() && rig.claims().is_empty());
+    rig.pass(2_000);
+    rig.request(&[2]);
+}
