@@ -7,11 +7,15 @@ use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
 
+mod app_lifecycle;
+mod drain;
 mod once;
 mod ordering;
 mod outcomes;
+mod rebalance;
 mod records;
 mod smoke;
+mod status;
 mod store_conformance;
 
 fn main() -> ExitCode {
@@ -25,6 +29,10 @@ fn main() -> ExitCode {
         outcomes::tests(),
         ordering::tests(),
         records::tests(),
+        app_lifecycle::tests(),
+        drain::tests(),
+        rebalance::tests(),
+        status::tests(),
     ];
     let tests = tests.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&args, tests);

@@ -4,10 +4,12 @@
 
 pub mod app;
 pub mod env;
+pub mod flow;
 pub mod http;
 pub mod kafka;
 pub mod ledger;
 pub mod offsets;
+pub mod openmetrics;
 pub mod port;
 pub mod process;
 pub mod proxy;
