@@ -7,14 +7,18 @@ use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
 
+mod app_lifecycle;
+mod drain;
 mod once;
 mod ordering;
 mod outcomes;
+mod rebalance;
 mod records;
 mod redis_away;
 mod redis_links;
 mod restarts;
 mod smoke;
+mod status;
 mod store_conformance;
 
 fn main() -> ExitCode {
@@ -31,6 +35,10 @@ fn main() -> ExitCode {
         restarts::tests(),
         redis_away::tests(),
         redis_links::tests(),
+        app_lifecycle::tests(),
+        drain::tests(),
+        rebalance::tests(),
+        status::tests(),
     ];
     let tests = tests.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&args, tests);

@@ -50,6 +50,7 @@ struct Shared {
     ledger: Ledger,
     behaviour: RwLock<Behaviour>,
     keep: AtomicBool,
+    connections: AtomicU64,
     requests: AtomicU64,
     working: AtomicUsize,
     peak: AtomicUsize,
@@ -82,6 +83,7 @@ impl App {
             ledger,
             behaviour: RwLock::new(behaviour),
             keep: AtomicBool::new(true),
+            connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             working: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -153,6 +155,12 @@ impl App {
         &self.shared.ledger
     }
 
+    /// Connections that were accepted.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
     /// Requests that came, whatever was answered.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -221,6 +229,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
 
 /// Serves one connection until it ends, or until an answer is to be no HTTP: then those bytes are written, and it ends.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, shared: Arc<Shared>) {
+    shared.connections.fetch_add(1, Ordering::Relaxed);
     let (raw, mut wanted) = mpsc::channel::<Bytes>(1);
     let service = service_fn(move |request| {
         let (shared, raw) = (Arc::clone(&shared), raw.clone());

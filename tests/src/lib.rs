@@ -5,10 +5,12 @@
 pub mod app;
 pub mod env;
 pub mod fault;
+pub mod flow;
 pub mod http;
 pub mod kafka;
 pub mod ledger;
 pub mod offsets;
+pub mod openmetrics;
 pub mod port;
 pub mod process;
 pub mod proxy;

@@ -70,13 +70,14 @@ impl Program {
     ///
     /// # Errors
     /// The program or `setpriv` does not exist, or the log cannot be written.
-    pub fn start(self, dir: &Path) -> anyhow::Result<Process> {
+    pub fn start(mut self, dir: &Path) -> anyhow::Result<Process> {
         let log = free_log(dir, &self.name);
         let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         // `setpriv` (util-linux) asks the kernel to kill the program when we are gone, however we went.
         let mut command = Command::new("setpriv");
         command.arg("--pdeathsig").arg("KILL");
         if let Some((uid, gid)) = self.user {
+            self.program = within_reach(&self.program, dir)?;
             command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups");
         }
         command.arg("--").arg(&self.program).args(&self.args).envs(self.env);
@@ -109,6 +110,17 @@ fn spawn(command: Command) -> std::io::Result<Child> {
     let gone = || std::io::Error::other("the thread that starts programs is gone");
     spawner.send((command, reply)).map_err(|_| gone())?;
     child.recv().map_err(|_| gone())?
+}
+
+/// A copy of a program of ours that another user can reach: the build folder may lie in a home that is closed to others.
+fn within_reach(program: &OsStr, dir: &Path) -> anyhow::Result<OsString> {
+    let program = Path::new(program);
+    let Some(name) = program.file_name().filter(|_| program.is_absolute()) else { return Ok(program.into()) };
+    let copy = dir.join(name);
+    if !copy.exists() {
+        std::fs::copy(program, &copy).with_context(|| format!("cannot copy {}", program.display()))?;
+    }
+    Ok(copy.into())
 }
 
 fn free_log(dir: &Path, name: &str) -> PathBuf {

@@ -48,7 +48,15 @@ impl Rig {
     /// # Errors
     /// As [`Rig::new`].
     pub async fn on(env: &Env, topic: String, group: &str, behaviour: Behaviour) -> anyhow::Result<Self> {
-        let (app, redis) = (env.app(group, behaviour)?, env.redis().await?);
+        Self::with_app(env, topic, group, env.app(group, behaviour)?).await
+    }
+
+    /// The same with any app, which need not listen yet.
+    ///
+    /// # Errors
+    /// As [`Rig::new`].
+    pub async fn with_app(env: &Env, topic: String, group: &str, app: App) -> anyhow::Result<Self> {
+        let redis = env.redis().await?;
         let mut config = env.config(&env.name(group), &topic, &redis.url(), app.at()).await?;
         config.session.ttl = crds::Duration::from_secs(2);
         Ok(Self { env: env.clone(), topic, config, app, redis })

@@ -18,6 +18,8 @@ use crate::wait::eventually;
 
 /// How long the sidecar may take until its admin endpoint listens.
 const START: Duration = Duration::from_secs(20);
+/// What says how much it logs; set for the tests, it is passed on.
+const LOG: &str = "IDEMPOTENCY_LOG";
 /// How long it may take to answer there.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -47,10 +49,18 @@ impl Sidecar {
     /// # Errors
     /// The binary is not built.
     pub fn spawn(dir: &Path, name: &str, config: &SidecarConfig) -> anyhow::Result<Self> {
-        let mut config = config.clone();
-        config.admin.bind = "127.0.0.1:0".into();
-        // JSON is valid YAML.
-        Self::spawn_text(dir, name, &serde_json::to_string_pretty(&config)?)
+        let file = write_config(dir, name, config)?;
+        Ok(Self { process: program(name, &file)?.start(dir)?, config: file, admin: None })
+    }
+
+    /// Starts one that logs by that filter (`trace`), and waits for nothing.
+    ///
+    /// # Errors
+    /// The binary is not built.
+    pub fn spawn_logging(dir: &Path, name: &str, config: &SidecarConfig, filter: &str) -> anyhow::Result<Self> {
+        let file = write_config(dir, name, config)?;
+        let process = program(name, &file)?.env(LOG, filter).start(dir)?;
+        Ok(Self { process, config: file, admin: None })
     }
 
     /// Starts one with a file of any text, for what must be refused.
@@ -69,10 +79,7 @@ impl Sidecar {
     /// # Errors
     /// The binary is not built.
     pub fn spawn_as(dir: &Path, name: &str, config: &SidecarConfig, uid: u32, gid: u32) -> anyhow::Result<Self> {
-        let mut config = config.clone();
-        config.admin.bind = "127.0.0.1:0".into();
-        let file = dir.join(format!("{name}.yaml"));
-        std::fs::write(&file, serde_json::to_string_pretty(&config)?)?;
+        let file = write_config(dir, name, config)?;
         let process = program(name, &file)?.user(uid, gid).start(dir)?;
         Ok(Self { process, config: file, admin: None })
     }
@@ -245,16 +252,30 @@ impl Sidecar {
         &mut self.process
     }
 
-    fn address(&self) -> anyhow::Result<SocketAddr> {
+    /// The address of its admin endpoint, once [`Sidecar::admin`] has found it.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
         self.admin.context("the sidecar's admin address is not known: await `admin()` first")
     }
+}
+
+/// The file it is told by, with the admin endpoint on a free loopback port.
+fn write_config(dir: &Path, name: &str, config: &SidecarConfig) -> anyhow::Result<PathBuf> {
+    let mut config = config.clone();
+    config.admin.bind = "127.0.0.1:0".into();
+    let file = dir.join(format!("{name}.yaml"));
+    // JSON is valid YAML.
+    std::fs::write(&file, serde_json::to_string_pretty(&config)?)?;
+    Ok(file)
 }
 
 fn program(name: &str, file: &Path) -> anyhow::Result<Program> {
     Ok(Program::new(name, built("sidecar")?)
         .args(["run", "--config"])
         .arg(file)
-        .env("IDEMPOTENCY_LOG", std::env::var_os("SIDECAR_LOG").unwrap_or_else(|| "info,sidecar=debug".into())))
+        .env(LOG, std::env::var_os(LOG).unwrap_or_else(|| "info,sidecar=debug".into())))
 }
 
 /// The address in the JSON line `admin listening`; the members may stand in the line itself or under `fields`.
