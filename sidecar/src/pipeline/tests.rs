@@ -429,7 +429,7 @@ fn a_drained_sidecar_goes_on_if_the_app_stays_but_not_at_once() {
     assert!(!rig.others.iter().any(|effect| matches!(effect, Effect::Drained { .. })), "the commit is not answered");
     rig.pipeline.committed(&place(0), 1);
     rig.settle_down();
-    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::Drained { remaining: 0 })));
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::Drained { remaining: 0, .. })));
     assert!(rig.others.iter().any(|effect| matches!(effect, Effect::WatchApp { restarted: true })));
     rig.pass(59_000);
     assert!(rig.requests.is_empty() && rig.claims().is_empty());
