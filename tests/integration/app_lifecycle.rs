@@ -149,7 +149,7 @@ async fn a_dead_app_costs_no_attempts(env: Env) -> anyhow::Result<()> {
     let (before, back) = (flow.app.requests(), Instant::now());
     flow.app.listen()?;
     eventually("deliveries resume", Duration::from_secs(1), async || flow.app.requests() > before).await;
-    println!("deliveries resumed {:?} after the app's return", back.elapsed());
+    eprintln!("deliveries resumed {:?} after the app's return", back.elapsed());
     flow.settled_each_once().await;
     let counters = sidecar.status().await?.counters;
     ensure!(flow.app.deliveries().iter().all(|event| event.attempt == 1), "an attempt was counted that sent nothing");

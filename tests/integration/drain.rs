@@ -78,7 +78,7 @@ async fn deliveries_resume_once_the_app_restarted(env: Env) -> anyhow::Result<()
         flow.app.listen()?;
         let back = Instant::now();
         eventually("deliveries resume", SOON, async || flow.app.requests() > before).await;
-        println!("deliveries resumed {:?} after the app's restart", back.elapsed());
+        eprintln!("deliveries resumed {:?} after the app's restart", back.elapsed());
         flow.settled_each_once().await;
     }
     ensure!(!sidecar.status().await?.paused);

@@ -119,7 +119,7 @@ async fn partitions_of_a_member_that_ends_flow_at_once(env: Env) -> anyhow::Resu
     flow.publish(200).await?;
     flow.settled_each_once().await;
     let took = asked.elapsed();
-    println!("partitions of a member that ended flowed {took:?} after SIGTERM ({})", how(ended));
+    eprintln!("partitions of a member that ended flowed {took:?} after SIGTERM ({})", how(ended));
     ensure!(took < Duration::from_secs(5), "{took:?}");
     owns(&stayer, 4).await;
     Ok(())
@@ -132,7 +132,7 @@ async fn a_killed_members_partitions_flow_after_its_session(env: Env) -> anyhow:
     let killed = Instant::now();
     flow.publish(200).await?;
     flow.settled().await;
-    println!(
+    eprintln!(
         "partitions of a killed member flowed {:?} after SIGKILL (Kafka's session time-out is 6 s)",
         killed.elapsed()
     );
