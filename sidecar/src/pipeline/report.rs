@@ -89,9 +89,7 @@ impl Pipeline {
                 None if self.findings.brokers_known => None,
                 None => Some("no Kafka broker has answered yet".to_owned()),
             }),
-            finding("TopicsFound", true, "TopicMissing", (!self.findings.missing.is_empty()).then(|| {
-                format!("no such topic: {}; create it, or correct `topics`", self.findings.missing.join(", "))
-            })),
+            finding("TopicsFound", true, "TopicMissing", self.missing_topics()),
             match unprotected {
                 Some(away) => finding("Protected", closed, "StoreAway", Some(away)),
                 None => finding("Protected", false, "StoreLostData", data_lost.clone()),
@@ -141,6 +139,14 @@ impl Pipeline {
             why => format!("the app does not accept connections: {why}"),
         });
         finding("AppUp", true, "AppDown", trouble)
+    }
+
+    fn missing_topics(&self) -> Option<String> {
+        let missing = self.findings.missing.join(", ");
+        if !missing.is_empty() {
+            return Some(format!("no such topic: {missing}; create it, or correct `topics`"));
+        }
+        self.findings.topic_partitions.is_none().then(|| "the topics have not been looked up yet".to_owned())
     }
 
     fn data_lost(&self, now: Time) -> Option<String> {
