@@ -3,7 +3,7 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit and integration tests
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
-#   make bench   the benches against real Kafka and Redis
+#   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make dist    the binary as it is shipped
 #   make advisories   known vulnerabilities of the dependencies; apart, since a new one breaks a build that nobody changed
 
@@ -26,9 +26,10 @@ test: setup fmt-check clippy
 	cargo build $(PROFILE) --bin sidecar --bin ledger-app
 	cargo test $(PROFILE) --workspace
 
-bench: setup
-	cargo build $(PROFILE) --bin sidecar --bin ledger-app
-	cargo bench --profile release --locked --workspace
+bench:
+	scripts/setup bench
+	cargo build $(PROFILE) --bin sidecar --bin bench
+	cargo run $(PROFILE) --quiet --bin bench -- $(ARGS)
 
 lint: fmt-check clippy deny
 

@@ -11,6 +11,7 @@ use crds::config::SidecarConfig;
 use crds::status::SidecarStatus;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
@@ -62,7 +63,7 @@ async fn play(args: &DemoArgs) -> Result<Report> {
     let settings = settings(broker.bootstrap_servers(), &socket)?;
     let store = MemoryStore::new();
     let deliver = Arc::new(HttpDelivery::new(&settings.config.delivery));
-    let service = Service::start(settings, Arc::new(store.clone()), deliver).await?;
+    let service = Service::start(settings, Arc::new(store.clone()), deliver, &Handle::current()).await?;
     let status = service.status();
     let (stop, stopped) = oneshot::channel::<()>();
     let sidecar = tokio::spawn(service.serve(async move {

@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use crds::config::FailurePolicy;
 use slab::Slab;
 use uuid::Uuid;
@@ -104,6 +105,8 @@ pub struct Gate {
     timers: BinaryHeap<Reverse<(Time, u64, usize)>>,
     timer_serial: u64,
     ops: Vec<(Token, Op)>,
+    /// What a first claim under that session is written as: nearly all are, so it is put together once.
+    first_claim: Option<(SessionId, Bytes)>,
     save: Option<Vec<SessionId>>,
     verdicts: VecDeque<Verdict>,
     /// The store has lost data; until one TTL has passed, duplicates may come through.
@@ -141,6 +144,7 @@ impl Gate {
             timers: BinaryHeap::new(),
             timer_serial: 0,
             ops: Vec::new(),
+            first_claim: None,
             save: None,
             verdicts: VecDeque::new(),
             data_lost: None,

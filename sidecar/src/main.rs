@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use sidecar::args::{self, Command, exit};
 use sidecar::{demo, event_id, logging, run};
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     logging::exit_on_panic(exit::INTERNAL.into());
@@ -23,11 +24,15 @@ fn main() -> ExitCode {
 }
 
 fn consume(settings: sidecar::settings::Settings) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return args::tell(&error, exit::INTERNAL),
+    // Two threads. One turns the loop and does what it asks for: requests and round trips are short, and to hand them to
+    // another thread costs more than they do. The other reads from Kafka and identifies what it reads.
+    let main = Builder::new_current_thread().enable_all().build();
+    let kafka = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (main, kafka) = match (main, kafka) {
+        (Ok(main), Ok(kafka)) => (main, kafka),
+        (Err(error), _) | (_, Err(error)) => return args::tell(&error, exit::INTERNAL),
     };
-    match runtime.block_on(run::run(settings)) {
+    match main.block_on(run::run(settings, kafka.handle())) {
         Ok(()) => ExitCode::from(exit::DRAINED),
         Err(error) => {
             tracing::error!(%error, "the sidecar ends");

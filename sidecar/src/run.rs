@@ -12,6 +12,7 @@ use crds::status::SidecarStatus;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -47,6 +48,9 @@ const TICK: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(30);
 /// How much of the inbox is taken in one turn.
 const TURN: usize = 256;
+/// Round trips to the store that are under way at once, at most. What comes meanwhile goes together in the next: under load
+/// that is many operations for the price of one.
+const ROUND_TRIPS: usize = 2;
 
 /// Why the sidecar ends other than drained.
 #[derive(Debug, thiserror::Error)]
@@ -88,15 +92,15 @@ impl RunError {
     }
 }
 
-/// Runs the sidecar until SIGTERM or SIGINT, and drains it. A second signal ends it at once.
+/// Runs the sidecar until SIGTERM or SIGINT, and drains it. A second signal ends it at once. `kafka` is the runtime that reads.
 ///
 /// # Errors
 /// [`RunError`], whose [`RunError::exit_code`] is the process's.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
+pub async fn run(settings: Settings, kafka: &Handle) -> Result<(), RunError> {
     let store = Arc::new(RedisStore::new(&settings.redis).map_err(|error| RunError::Redis(error.to_string()))?);
     let deliver = Arc::new(HttpDelivery::new(&settings.config.delivery));
     let inspected = store.clone();
-    let service = Service::start(settings, store, deliver).await?;
+    let service = Service::start(settings, store, deliver, kafka).await?;
     let inbox = service.inbox.clone();
     let inspection = tokio::spawn(publish::watch_eviction(inspected, inbox));
     let ended = service.serve(terminated()).await;
@@ -136,13 +140,16 @@ pub struct Service {
     membership: UnboundedSender<bool>,
     app_watch: Option<JoinHandle<()>>,
     heartbeat: Arc<AtomicU64>,
+    /// Round trips to the store that are under way.
+    asked: usize,
     ending: Ending,
     admin: JoinHandle<()>,
     settings: Settings,
 }
 
 impl Service {
-    /// Binds the admin address and makes the Kafka client; nothing is consumed before [`Service::serve`].
+    /// Binds the admin address and makes the Kafka client; nothing is consumed before [`Service::serve`]. Records are read,
+    /// and identified, on `runtime`.
     ///
     /// # Errors
     /// [`RunError`] when the address, the client or the state folder can't be had.
@@ -150,6 +157,7 @@ impl Service {
         settings: Settings,
         store: Arc<dyn ClaimStore>,
         deliver: Arc<dyn Deliver>,
+        runtime: &Handle,
     ) -> Result<Self, RunError> {
         let config = &settings.config;
         let bind = &config.admin.bind;
@@ -162,7 +170,10 @@ impl Service {
         let (events, kafka) = mpsc::unbounded_channel();
         let buffer = &config.delivery.buffer;
         let limits = Limits { max_records: buffer.max_records, max_bytes: buffer.max_bytes };
-        let consumer = Arc::new(Consumer::new(&settings.kafka, limits, identifier(&settings), events)?);
+        let consumer = {
+            let _reading = runtime.enter();
+            Arc::new(Consumer::new(&settings.kafka, limits, identifier(&settings), events)?)
+        };
         let producer = Producer::new(settings.kafka.clone());
         let metrics = Metrics::new(&config.topics);
         let (publisher, status) = Publisher::new(metrics.clone());
@@ -200,6 +211,7 @@ impl Service {
             membership,
             app_watch: None,
             heartbeat,
+            asked: 0,
             ending: Ending::default(),
             admin,
             settings,
@@ -221,6 +233,8 @@ impl Service {
         let mut inputs = Vec::with_capacity(TURN);
         self.pipeline.start();
         loop {
+            // Whoever is ready now goes first, so that a turn takes what many have done, not each thing by itself.
+            tokio::task::yield_now().await;
             let now = Time::now();
             self.heartbeat.store(millis(now), Ordering::Relaxed);
             self.pipeline.advance(now);
@@ -274,7 +288,10 @@ impl Service {
 
     fn input(&mut self, input: Input, now: Time) {
         match input {
-            Input::Store(answers) => self.pipeline.gate().answered(answers, now),
+            Input::Store(answers) => {
+                self.asked -= 1;
+                self.pipeline.gate().answered(answers, now);
+            }
             Input::Delivered { id, outcomes } => self.pipeline.delivered(id, outcomes, now),
             Input::Copied { id, result } => self.pipeline.copied(id, result, now),
             Input::AppAccepts => self.pipeline.app_accepts(now),
@@ -331,9 +348,12 @@ impl Service {
         {
             tracing::warn!(%error, "the sessions can't be written down: a restarted sidecar waits for their TTL");
         }
-        let ops = self.pipeline.gate().take_ops();
-        if !ops.is_empty() {
-            self.ask_store(ops);
+        if self.asked < ROUND_TRIPS {
+            let ops = self.pipeline.gate().take_ops();
+            if !ops.is_empty() {
+                self.asked += 1;
+                self.ask_store(ops);
+            }
         }
         for effect in self.pipeline.take_effects() {
             self.perform_one(effect, now);

@@ -78,6 +78,12 @@ impl Kafka {
         self.port
     }
 
+    /// The broker's process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// The broker's output so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -77,13 +77,20 @@ impl Gate {
         }
         let session = if self.breaker.is_open() { None } else { self.sessions.current(now) };
         let Some(session) = session else { return self.park(at) };
-        let op = Op::SetIfAbsent {
-            key: slot.key.text().clone(),
-            value: claim::claim_value(session, attempt),
-            ttl: slot.terms.claim_ttl,
-        };
+        let (key, ttl) = (slot.key.text().clone(), slot.terms.claim_ttl);
+        let op = Op::SetIfAbsent { key, value: self.claim_value(session, attempt), ttl };
         self.slots[at].state = State::Claiming(slot::Asked { session, attempt, sent_at: now });
         self.ops.push((Token::Claim(at), op));
+    }
+
+    fn claim_value(&mut self, session: SessionId, attempt: u32) -> Bytes {
+        if attempt != 1 {
+            return claim::claim_value(session, attempt);
+        }
+        match &self.first_claim {
+            Some((of, value)) if *of == session => value.clone(),
+            _ => self.first_claim.insert((session, claim::claim_value(session, attempt))).1.clone(),
+        }
     }
 
     pub(super) fn park(&mut self, at: usize) {

@@ -135,8 +135,9 @@ pub(super) fn command(op: &Op, form: Form) -> Cmd {
 }
 
 fn set(key: &str, value: &[u8], ttl: Duration) -> Cmd {
-    let mut cmd = redis::cmd("SET");
-    cmd.arg(key).arg(value);
+    // Room for all of it, with `EX`, its number, `NX` and `GET`: two allocations, and none of them grows.
+    let mut cmd = Cmd::with_capacity(7, key.len() + value.len() + 32);
+    cmd.arg("SET").arg(key).arg(value);
     expiry(&mut cmd, ttl);
     cmd
 }
