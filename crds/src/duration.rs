@@ -7,6 +7,15 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// What a duration looks like, for schemas and rules: all that it matches is read, and nothing else. Each number has few enough digits
+/// that neither Rust nor CEL overflows.
+pub(crate) const PATTERN: &str = concat!(
+    "^([0-9]{1,6}([.][0-9]{1,3})?h",
+    "|([0-9]{1,6}h)?[0-9]{1,7}([.][0-9]{1,3})?m",
+    "|([0-9]{1,6}h)?([0-9]{1,7}m)?[0-9]{1,9}([.][0-9]{1,3})?s",
+    "|([0-9]{1,6}h)?([0-9]{1,7}m)?([0-9]{1,9}s)?[0-9]{1,12}ms)$",
+);
+
 /// A span of time, written as Kubernetes writes it: a number and a unit, one or more times (`24h`, `1h30m`, `250ms`).
 ///
 /// The units are `h`, `m`, `s` and `ms`, the larger ones first; the last number may have a fraction (`1.5s`). Nothing is
@@ -111,7 +120,7 @@ impl JsonSchema for Duration {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^([0-9]+(h|m|s|ms))*[0-9]+(\\.[0-9]+)?(h|m|s|ms)$",
+            "pattern": PATTERN,
             "examples": ["24h", "90s", "250ms"],
         })
     }

@@ -1,0 +1,79 @@
+//! Decides whether the pods are replaced, and how: what was asked for and what runs in, a plan out. Pure.
+
+use super::dereference::Running;
+
+/// What becomes of the Deployment's pod template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// It stays as it is: the user asked for nothing new, and another operator made it. Only the number of pods follows.
+    Keep,
+    /// It is applied; pods are replaced one after another where it differs.
+    Roll,
+    /// It is applied; all pods end before new ones start, since old and new ones would not see each other's claims.
+    Recreate,
+}
+
+/// What is wanted, in digests.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What the user asks for.
+    pub input: &'a str,
+    /// What claims stand on: event id rule, key prefix, the Redis.
+    pub identity: &'a str,
+    /// What this operator brings to it: its version and the sidecar image that it gives by default.
+    pub revision: &'a str,
+}
+
+/// Decides how to go on from what runs. `upgrade` lets a consumer that another operator rolled out be rolled by this one.
+#[must_use]
+pub fn plan(wanted: Wanted<'_>, running: Option<&Running>, upgrade: bool) -> Plan {
+    let Some(running) = running else { return Plan::Roll };
+    if is_outdated(wanted, running) && !upgrade {
+        return Plan::Keep;
+    }
+    // Once begun, it goes on until the last old pod is gone; then pods are replaced one after another again.
+    if running.identity != wanted.identity || (running.recreates && !running.complete) {
+        Plan::Recreate
+    } else {
+        Plan::Roll
+    }
+}
+
+/// The user asks for nothing new, and another operator (or this one, with another default image) rolled it out.
+#[must_use]
+pub fn is_outdated(wanted: Wanted<'_>, running: &Running) -> bool {
+    running.input == wanted.input && running.revision != wanted.revision
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: Wanted<'_> = Wanted { input: "i2", identity: "d2", revision: "r2" };
+
+    fn running(input: &str, identity: &str, revision: &str) -> Running {
+        Running { input: input.into(), identity: identity.into(), revision: revision.into(), complete: true, ..Running::default() }
+    }
+
+    #[test]
+    fn what_is_not_there_is_made() {
+        assert_eq!(plan(WANTED, None, false), Plan::Roll);
+    }
+
+    #[test]
+    fn another_operator_restarts_no_app_until_its_spec_changes() {
+        assert_eq!(plan(WANTED, Some(&running("i2", "d2", "r1")), false), Plan::Keep);
+        assert_eq!(plan(WANTED, Some(&running("i1", "d2", "r1")), false), Plan::Roll);
+        assert_eq!(plan(WANTED, Some(&running("i2", "d2", "r1")), true), Plan::Roll);
+        assert_eq!(plan(WANTED, Some(&running("i2", "d2", "r2")), false), Plan::Roll);
+    }
+
+    #[test]
+    fn pods_that_would_not_see_each_others_claims_never_run_together() {
+        assert_eq!(plan(WANTED, Some(&running("i1", "d1", "r2")), false), Plan::Recreate);
+        let under_way = Running { recreates: true, complete: false, ..running("i2", "d2", "r2") };
+        assert_eq!(plan(WANTED, Some(&under_way), false), Plan::Recreate);
+        let done = Running { complete: true, ..under_way };
+        assert_eq!(plan(WANTED, Some(&done), false), Plan::Roll);
+    }
+}
