@@ -232,9 +232,16 @@ fn session(config: &SidecarConfig, problems: &mut Problems) {
 
 fn kafka(config: &SidecarConfig, problems: &mut Problems) {
     let kafka = &config.kafka;
-    for server in kafka.bootstrap_servers.split(',').map(str::trim) {
+    for (at, server) in kafka.bootstrap_servers.split(',').map(str::trim).enumerate() {
         if let Err(wrong) = kafka_properties::bootstrap_server(server) {
-            problems.add("kafka.bootstrapServers", format!("`{}` {wrong}", server.escape_debug()));
+            // Somebody may have put a user and a password here, as into a URL: they must not get into a log.
+            let which = match server {
+                _ if server.contains(['@', '/']) => {
+                    format!("server {} (no URL, no user and no password belong here)", at + 1)
+                }
+                _ => format!("`{}`", server.escape_debug()),
+            };
+            problems.add("kafka.bootstrapServers", format!("{which} {wrong}"));
         }
     }
     if let Some(tls) = &kafka.tls {
