@@ -4,6 +4,7 @@
 #   make test    formatting, lints, unit and integration tests
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
+#   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
 #   make dist    the binary as it is shipped
 #   make advisories   known vulnerabilities of the dependencies; apart, since a new one breaks a build that nobody changed
 
@@ -15,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test bench lint clippy fmt fmt-check deny advisories setup setup-build dist
+.PHONY: demo test bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist
 
 demo: setup-build
 	cargo run $(PROFILE) --quiet --bin sidecar -- demo
@@ -30,6 +31,9 @@ bench:
 	scripts/setup bench
 	cargo build $(PROFILE) --bin sidecar --bin bench
 	cargo run $(PROFILE) --quiet --bin bench -- $(ARGS)
+
+bench-parts: setup-build
+	cargo bench --profile release --locked -p idempotent-consumer-sidecar --benches
 
 lint: fmt-check clippy deny
 
