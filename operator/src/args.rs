@@ -137,11 +137,24 @@ mod tests {
     #[test]
     fn what_is_said_is_what_is_run_with() {
         let said = [
-            "operator", "run", "--sidecar-image", "s:1", "--namespace", "a", "--namespace", "b,c", "--upgrade-consumers", "Rolling",
-            "--leader-elect", "false",
+            "operator",
+            "run",
+            "--sidecar-image",
+            "s:1",
+            "--namespace",
+            "a",
+            "--namespace",
+            "b,c",
+            "--upgrade-consumers",
+            "Rolling",
+            "--leader-elect",
+            "false",
         ];
         let Command::Run(run) = Arguments::try_parse_from(said).unwrap().command else { panic!() };
-        assert_eq!((run.namespaces, run.upgrade_consumers, run.leader_elect), (vec!["a".into(), "b".into(), "c".into()], Upgrade::Rolling, false));
+        assert_eq!(
+            (run.namespaces, run.upgrade_consumers, run.leader_elect),
+            (vec!["a".into(), "b".into(), "c".into()], Upgrade::Rolling, false)
+        );
         assert_eq!((run.upgrade_concurrency, run.admin_bind.port()), (3, 8080));
     }
 

@@ -70,7 +70,10 @@ pub struct Context {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("defaults", &self.defaults).field("stores", &self.stores).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("defaults", &self.defaults)
+            .field("stores", &self.stores)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,7 +106,9 @@ impl Error {
     pub fn mistake(&self) -> Option<&'static str> {
         match self {
             Self::Undecodable(_) => Some("Undecodable"),
-            Self::Invalid(invalid) => Some(invalid.mistakes.first().map_or("InvalidSpec", |mistake| mistake.reason.as_str())),
+            Self::Invalid(invalid) => {
+                Some(invalid.mistakes.first().map_or("InvalidSpec", |mistake| mistake.reason.as_str()))
+            }
             Self::Apply(apply::Error::NameConflict { .. }) => Some("NameConflict"),
             Self::Apply(apply::Error::TemplateRefused { .. }) => Some("TemplateRefused"),
             Self::Apply(apply::Error::ChildRefused { .. }) => Some("ChildRefused"),
@@ -240,7 +245,7 @@ impl Pass<'_> {
         let progress = match applied {
             Ok(applied) => match applied.deployment().map(deployment::Facts::of) {
                 Some(facts) if facts.stuck.is_some() => Progress::Failed,
-                Some(facts) if !facts.complete() => Progress::UnderWay,
+                Some(facts) if !facts.complete() && !facts.rolled_out => Progress::UnderWay,
                 _ => Progress::Complete,
             },
             Err(apply::Error::Api { .. }) => return,
@@ -303,7 +308,8 @@ impl Pass<'_> {
         answers: &[Answer],
     ) {
         let mut notices = events::notices(before, after, applied);
-        let wanted = applied.and_then(Applied::deployment).map(deployment::Facts::of).filter(deployment::Facts::complete);
+        let wanted =
+            applied.and_then(Applied::deployment).map(deployment::Facts::of).filter(deployment::Facts::complete);
         if let Some(facts) = wanted {
             let crowding = status::crowding(facts.wanted, answers);
             if let Some(crowding) = crowding.filter(|_| !self.memory.crowded) {
@@ -328,7 +334,8 @@ impl Pass<'_> {
             // What can't be read may still have a status that can.
             Err(_) => {
                 let resource = kube::core::ApiResource::erase::<IdempotentConsumer>(&());
-                let api = Api::<DynamicObject>::namespaced_with(self.context.client.clone(), &self.key.namespace, &resource);
+                let api =
+                    Api::<DynamicObject>::namespaced_with(self.context.client.clone(), &self.key.namespace, &resource);
                 let raw = api.get_opt(&self.key.name).await.map_err(|error| Error::Status(Box::new(error)))?;
                 let status = raw.and_then(|raw| raw.data.get("status").cloned());
                 Ok(status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default())
@@ -369,7 +376,8 @@ impl Context {
             }
         }
         let statuses = store.state();
-        let statuses = statuses.iter().map(|object| object.0.as_ref().ok().and_then(|consumer| consumer.status.as_ref()));
+        let statuses =
+            statuses.iter().map(|object| object.0.as_ref().ok().and_then(|consumer| consumer.status.as_ref()));
         self.metrics.show_consumers(statuses);
         self.metrics.show_upgrades(lock(&self.slots).counts());
     }

@@ -21,7 +21,10 @@ pub(crate) fn refuses(error: &Error) -> bool {
         400 | 422 => true,
         403 => !lacks_permission(status) && !status.message.contains("is being terminated"),
         // Server-side apply tells a field that its schema doesn't know, or one of a wrong type, as an internal error.
-        500 => status.message.contains("failed to create typed patch object") || status.message.contains("not declared in schema"),
+        500 => {
+            status.message.contains("failed to create typed patch object")
+                || status.message.contains("not declared in schema")
+        }
         _ => false,
     }
 }
@@ -44,9 +47,17 @@ mod tests {
         for (code, message, refused) in [
             (422, "Deployment.apps \"a\" is invalid: spec.template.spec.containers[0].image: Required value", true),
             (400, "strict decoding error: unknown field \"spec.template.spec.foo\"", true),
-            (500, "failed to create typed patch object (ns/a; apps/v1, Kind=Deployment): .spec.foo: field not declared in schema", true),
+            (
+                500,
+                "failed to create typed patch object (ns/a; apps/v1, Kind=Deployment): .spec.foo: field not declared in schema",
+                true,
+            ),
             (403, "admission webhook \"policy\" denied the request: no latest tags", true),
-            (403, "deployments.apps \"a\" is forbidden: User \"system:serviceaccount:o:o\" cannot patch resource \"deployments\"", false),
+            (
+                403,
+                "deployments.apps \"a\" is forbidden: User \"system:serviceaccount:o:o\" cannot patch resource \"deployments\"",
+                false,
+            ),
             (403, "unable to create new content in namespace ns because it is being terminated", false),
             (500, "etcdserver: request timed out", false),
             (409, "the object has been modified", false),

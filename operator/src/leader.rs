@@ -135,7 +135,9 @@ impl Elector {
 
     /// Gives the lease back, so that another can lead at once.
     pub async fn release(&mut self) {
-        let Some(observed) = self.observed.clone().filter(|observed| observed.holder.as_deref() == Some(self.me.as_str())) else {
+        let Some(observed) =
+            self.observed.clone().filter(|observed| observed.holder.as_deref() == Some(self.me.as_str()))
+        else {
             return;
         };
         let mut lease = self.lease(&observed);
@@ -146,7 +148,9 @@ impl Elector {
         let params = PostParams::default();
         match tokio::time::timeout(RETRY, self.api.replace(&self.name, &params, &lease)).await {
             Ok(Ok(_)) => tracing::info!("the lease is released"),
-            Ok(Err(error)) => tracing::warn!(error = words(&error), "the lease can't be released; it runs out by itself"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = words(&error), "the lease can't be released; it runs out by itself")
+            }
             Err(_) => tracing::warn!("the API server does not answer; the lease runs out by itself"),
         }
     }
@@ -168,7 +172,11 @@ impl Elector {
                 self.api.replace(&self.name, &PostParams::default(), &self.lease(observed)).await
             }
             (Decision::Take, Some(observed)) => {
-                let taken = Observed { transitions: observed.transitions.saturating_add(1), acquired: None, ..observed.clone() };
+                let taken = Observed {
+                    transitions: observed.transitions.saturating_add(1),
+                    acquired: None,
+                    ..observed.clone()
+                };
                 self.api.replace(&self.name, &PostParams::default(), &self.lease(&taken)).await
             }
             (_, _) => self.api.create(&PostParams::default(), &self.first()).await,
@@ -185,7 +193,14 @@ impl Elector {
     }
 
     fn first(&self) -> Lease {
-        self.lease(&Observed { holder: None, renewed: None, version: None, transitions: 0, acquired: None, since: Instant::now() })
+        self.lease(&Observed {
+            holder: None,
+            renewed: None,
+            version: None,
+            transitions: 0,
+            acquired: None,
+            since: Instant::now(),
+        })
     }
 
     /// The lease as ours, over what was seen.

@@ -82,8 +82,16 @@ impl Metrics {
         r.register("consumers", "Consumers in scope", self.consumers.clone());
         r.register("consumer_conditions", "Consumers, by what their conditions say", self.conditions.clone());
         r.register("upgrades_under_way", "Consumers that are rolled for an upgrade", self.upgrades_under_way.clone());
-        r.register("upgrades_waiting", "Consumers that wait to be rolled for an upgrade", self.upgrades_waiting.clone());
-        r.register("upgrades_failed", "Roll-outs for an upgrade that were refused or got stuck", self.upgrades_failed.clone());
+        r.register(
+            "upgrades_waiting",
+            "Consumers that wait to be rolled for an upgrade",
+            self.upgrades_waiting.clone(),
+        );
+        r.register(
+            "upgrades_failed",
+            "Roll-outs for an upgrade that were refused or got stuck",
+            self.upgrades_failed.clone(),
+        );
         r.register("leader", "1 while this replica leads", self.leader.clone());
     }
 
@@ -105,7 +113,8 @@ impl Metrics {
         for r#type in CONDITIONS {
             for status in ConditionStatus::ALL {
                 let says = |one: &&Option<&IdempotentConsumerStatus>| {
-                    let found = one.and_then(|one| condition(one, r#type)).map_or("Unknown", |found| found.status.as_str());
+                    let found =
+                        one.and_then(|one| condition(one, r#type)).map_or("Unknown", |found| found.status.as_str());
                     found == status.as_str()
                 };
                 let count = statuses.iter().filter(says).count();

@@ -123,7 +123,14 @@ mod tests {
 
     #[test]
     fn native_sidecars_need_1_29() {
-        for (major, minor, old) in [("1", "28", true), ("1", "28+", true), ("1", "29", false), ("1", "37+", false), ("2", "0", false), ("", "", false)] {
+        for (major, minor, old) in [
+            ("1", "28", true),
+            ("1", "28+", true),
+            ("1", "29", false),
+            ("1", "37+", false),
+            ("2", "0", false),
+            ("", "", false),
+        ] {
             assert_eq!(too_old(major, minor), old, "{major}.{minor}");
         }
     }

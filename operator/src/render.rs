@@ -100,13 +100,15 @@ pub fn render(asked: &RenderArgs) -> Result<String, Error> {
         Some(path) => Some(Objects::of(documents(path)?)?),
         None => None,
     };
-    let defaults = Defaults { sidecar_image: asked.sidecar_image.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let defaults =
+        Defaults { sidecar_image: asked.sidecar_image.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
     let mut text = String::new();
     for mut consumer in consumers(&asked.file)? {
         objects::complete(&mut consumer);
         let references = references(&consumer, objects.as_ref());
         let name = consumer.name_any();
-        let validated = validate(&consumer, &references, &defaults, false).map_err(|invalid| Error::Invalid { name, invalid })?;
+        let validated =
+            validate(&consumer, &references, &defaults, false).map_err(|invalid| Error::Invalid { name, invalid })?;
         for manifest in manifests(&build(&validated)) {
             text.push_str("---\n");
             text.push_str(&yaml(manifest)?);
@@ -137,7 +139,9 @@ fn yaml(value: &impl serde::Serialize) -> Result<String, Error> {
 }
 
 fn consumers(path: &Path) -> Result<Vec<IdempotentConsumer>, Error> {
-    let ours = documents(path)?.into_iter().filter(|document| document.get("kind").and_then(Value::as_str) == Some("IdempotentConsumer"));
+    let ours = documents(path)?
+        .into_iter()
+        .filter(|document| document.get("kind").and_then(Value::as_str) == Some("IdempotentConsumer"));
     let consumers = ours.map(|document| decode::<IdempotentConsumer>(&document)).collect::<Result<Vec<_>, _>>()?;
     if consumers.is_empty() { Err(Error::NoConsumer(path.to_owned())) } else { Ok(consumers) }
 }
@@ -145,7 +149,11 @@ fn consumers(path: &Path) -> Result<Vec<IdempotentConsumer>, Error> {
 /// Reads a document into its type, or says which field is wrong.
 fn decode<T: serde::de::DeserializeOwned>(document: &Value) -> Result<T, Error> {
     serde_path_to_error::deserialize(document).map_err(|error| Error::Document {
-        name: document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("a document without a name").to_owned(),
+        name: document
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or("a document without a name")
+            .to_owned(),
         wrong: format!("{}: {}", error.path(), error.inner()),
     })
 }

@@ -171,7 +171,10 @@ async fn reconcile(
     let context = Arc::new(Context {
         client: client.clone(),
         stores,
-        defaults: Defaults { sidecar_image: settings.sidecar_image.clone(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        defaults: Defaults {
+            sidecar_image: settings.sidecar_image.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
         upgrade: settings.upgrade_consumers,
         slots: Mutex::new(Slots::new(settings.upgrade_concurrency.into())),
         memory: Memory::default(),
@@ -179,7 +182,8 @@ async fn reconcile(
         recorder: Recorder::new(client, reporter),
         metrics,
     });
-    let scope = if settings.namespaces.is_empty() { Scope::All } else { Scope::Namespaces(distinct(&settings.namespaces)) };
+    let scope =
+        if settings.namespaces.is_empty() { Scope::All } else { Scope::Namespaces(distinct(&settings.namespaces)) };
     let phases = phases.clone();
     let stopping = async move {
         let _ = stop.wait_for(|stop| *stop).await;
@@ -205,7 +209,9 @@ fn identity(settings: &RunArgs) -> String {
 }
 
 fn lease_namespace(settings: &RunArgs, client: &Client) -> String {
-    let own = || std::fs::read_to_string(OWN_NAMESPACE).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let own = || {
+        std::fs::read_to_string(OWN_NAMESPACE).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
     settings.lease_namespace.clone().or_else(own).unwrap_or_else(|| client.default_namespace().to_owned())
 }
 

@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::build::{Child, ChildKind, DeploymentChange, DesiredState, annotation};
-use super::dereference::is_owned_by;
 use super::deployment;
+use super::dereference::is_owned_by;
 use super::key::Key;
 use super::store::Stores;
 use crate::kube_error::{refuses, words};
@@ -150,7 +150,15 @@ struct Look<'a> {
 ///
 /// # Errors
 /// The first thing that went wrong.
-pub async fn apply(target: Target<'_>, desired: &DesiredState, ledger: &mut Ledger, now: Instant) -> Result<Applied, Error> {
+pub async fn apply(
+    target: Target<'_>,
+    desired: &DesiredState,
+    ledger: &mut Ledger,
+    now: Instant,
+) -> Result<Applied, Error> {
+    if let Some(child) = desired.deployment.child() {
+        still_refused(child, ledger, now)?;
+    }
     let mut looks = Vec::new();
     for child in desired.children.iter().chain(desired.deployment.child()) {
         looks.push(Look { child, live: target.look(child.kind, &child.name).await? });
@@ -161,7 +169,8 @@ pub async fn apply(target: Target<'_>, desired: &DesiredState, ledger: &mut Ledg
     } else {
         ledger.accepted();
     }
-    let mut applied = Applied { deployment: None, written: Vec::new(), rolled: None, selector: desired.selector.clone() };
+    let mut applied =
+        Applied { deployment: None, written: Vec::new(), rolled: None, selector: desired.selector.clone() };
     for look in looks {
         let answer = target.write(&look, ledger).await?;
         applied.written.push(look.child.kind);
@@ -211,7 +220,9 @@ impl Target<'_> {
         let shown = self.stores.children(kind).get(&Key::new(&self.consumer.namespace, name));
         let live = match shown {
             Some(shown) => Some(shown),
-            None => self.api(kind).get_opt(name).await.map_err(|error| failed("read", kind, name, error))?.map(Arc::new),
+            None => {
+                self.api(kind).get_opt(name).await.map_err(|error| failed("read", kind, name, error))?.map(Arc::new)
+            }
         };
         match live {
             Some(live) if !is_owned_by(&live, self.uid) => {
@@ -224,10 +235,6 @@ impl Target<'_> {
     /// Asks the API server whether it would take the Deployment.
     async fn try_out(&self, look: &Look<'_>, ledger: &mut Ledger, now: Instant) -> Result<(), Error> {
         let child = look.child;
-        if let Some(refusal) = ledger.refusal(child).filter(|refusal| refusal.until > now) {
-            let (message, retry) = (refusal.message.clone(), refusal.until - now);
-            return Err(Error::TemplateRefused { message, retry });
-        }
         let mut manifest = child.manifest.clone();
         if let Some(strategy) = begins_to_recreate(child, look.live.as_deref()) {
             manifest["spec"]["strategy"] = strategy;
@@ -272,16 +279,26 @@ impl Target<'_> {
     /// Lets the number of pods follow, and nothing else.
     async fn scale(&self, name: &str, replicas: i32, applied: &mut Applied) -> Result<(), Error> {
         let kind = ChildKind::Deployment;
-        let live = applied.deployment.as_ref().and_then(|live| live.data.pointer("/spec/replicas")).and_then(Value::as_i64);
+        let live =
+            applied.deployment.as_ref().and_then(|live| live.data.pointer("/spec/replicas")).and_then(Value::as_i64);
         if live.is_none() || live == Some(i64::from(replicas)) {
             return Ok(());
         }
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        let answer = self.api(kind).patch(name, &params, &patch).await.map_err(|error| failed("scale", kind, name, error))?;
+        let answer =
+            self.api(kind).patch(name, &params, &patch).await.map_err(|error| failed("scale", kind, name, error))?;
         applied.deployment = Some(Arc::new(answer));
         applied.written.push(kind);
         Ok(())
+    }
+}
+
+/// What was refused a short while ago is not asked for again.
+fn still_refused(child: &Child, ledger: &Ledger, now: Instant) -> Result<(), Error> {
+    match ledger.refusal(child).filter(|refusal| refusal.until > now) {
+        Some(refusal) => Err(Error::TemplateRefused { message: refusal.message.clone(), retry: refusal.until - now }),
+        None => Ok(()),
     }
 }
 

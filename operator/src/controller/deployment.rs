@@ -22,6 +22,8 @@ pub struct Facts {
     pub available: i64,
     /// Its controller has seen the newest spec, so that the numbers speak of it.
     pub observed: bool,
+    /// Its last roll-out has ended well. A pod that fails later does not change that.
+    pub rolled_out: bool,
     /// Why it makes no progress, once it has given up.
     pub stuck: Option<String>,
     /// Why no pod can be made, for example a quota.
@@ -42,6 +44,9 @@ impl Facts {
             ready: number("/status/readyReplicas"),
             updated: number("/status/updatedReplicas"),
             available: number("/status/availableReplicas"),
+            rolled_out: observed >= deployment.metadata.generation
+                && find(deployment, "Progressing").and_then(|found| word(found, "reason"))
+                    == Some("NewReplicaSetAvailable"),
             observed: observed.is_some() && observed >= deployment.metadata.generation,
             stuck: condition(deployment, "Progressing", "False"),
             failure: condition(deployment, "ReplicaFailure", "True"),
@@ -87,10 +92,17 @@ fn text(deployment: &DynamicObject, name: &str) -> String {
 
 /// The message of a condition that has that status.
 fn condition(deployment: &DynamicObject, about: &str, status: &str) -> Option<String> {
+    let found = find(deployment, about).filter(|found| word(found, "status") == Some(status))?;
+    Some(word(found, "message").unwrap_or(about).to_owned())
+}
+
+fn find<'a>(deployment: &'a DynamicObject, about: &str) -> Option<&'a Value> {
     let conditions = deployment.data.pointer("/status/conditions")?.as_array()?;
-    let is = |condition: &&Value, field: &str, text: &str| condition.get(field).and_then(Value::as_str) == Some(text);
-    let found = conditions.iter().find(|condition| is(condition, "type", about) && is(condition, "status", status))?;
-    Some(found.get("message").and_then(Value::as_str).unwrap_or(about).to_owned())
+    conditions.iter().find(|condition| word(condition, "type") == Some(about))
+}
+
+fn word<'a>(condition: &'a Value, field: &str) -> Option<&'a str> {
+    condition.get(field).and_then(Value::as_str)
 }
 
 #[cfg(test)]
@@ -113,7 +125,9 @@ mod tests {
     fn it_is_complete_only_when_the_numbers_speak_of_the_newest_spec() {
         let full = json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
         assert!(Facts::of(&deployment(full.clone())).complete());
-        for (field, value) in [("observedGeneration", 1), ("replicas", 3), ("updatedReplicas", 1), ("availableReplicas", 1)] {
+        for (field, value) in
+            [("observedGeneration", 1), ("replicas", 3), ("updatedReplicas", 1), ("availableReplicas", 1)]
+        {
             let mut status = full.clone();
             status[field] = value.into();
             assert!(!Facts::of(&deployment(status)).complete(), "{field}");

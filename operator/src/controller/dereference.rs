@@ -181,7 +181,8 @@ pub async fn dereference(
     for (kind, name) in objects {
         refresh(client, stores, &key.namespace, (kind, name), &named, memory).await?;
     }
-    let values = named.into_iter().map(|named| (lookup(&named, memory), named)).map(|(found, named)| (named, found)).collect();
+    let values =
+        named.into_iter().map(|named| (lookup(&named, memory), named)).map(|(found, named)| (named, found)).collect();
     let secret = sidecar_secret(client, stores, key, consumer, memory).await?;
     let rival = rival(consumer, stores.consumers.store().state().iter().filter_map(|other| other.0.as_ref().ok()));
     let live = stores.children(ChildKind::Deployment).get(key);
@@ -239,7 +240,9 @@ async fn fetch(
     kind: Kind,
     name: &str,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, kube::Error> {
-    let bytes = |data: Option<BTreeMap<String, ByteString>>| data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
+    let bytes = |data: Option<BTreeMap<String, ByteString>>| {
+        data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0))
+    };
     Ok(match kind {
         Kind::Secret => {
             let secret = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await?;
@@ -277,7 +280,9 @@ async fn sidecar_secret(
         .and_then(|live| live.as_ref().clone().try_parse::<Secret>().ok())
         .and_then(|secret| secret.data)
         .unwrap_or_default();
-    let kept = |name: &str| data.get(name).and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|text| !text.is_empty());
+    let kept = |name: &str| {
+        data.get(name).and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|text| !text.is_empty())
+    };
     let before = memory.secret.take();
     let secret = SidecarSecret {
         token: kept(TOKEN).or_else(|| before.as_ref().map(|secret| secret.token.clone())).unwrap_or_else(random_text),

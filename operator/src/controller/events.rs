@@ -26,13 +26,19 @@ pub struct Notice {
 
 /// What is worth an event: a condition that turned, a roll-out that began. A state that lasts is told once.
 #[must_use]
-pub fn notices(before: &IdempotentConsumerStatus, after: &IdempotentConsumerStatus, applied: Option<&Applied>) -> Vec<Notice> {
+pub fn notices(
+    before: &IdempotentConsumerStatus,
+    after: &IdempotentConsumerStatus,
+    applied: Option<&Applied>,
+) -> Vec<Notice> {
     let mut notices = Vec::new();
     if let Some(why) = applied.and_then(Applied::rolled) {
         let (reason, note) = match why {
             Why::Created => ("Created", "the Deployment was made"),
             Why::SpecChanged => ("SpecChanged", "pods are replaced, since the spec has changed"),
-            Why::ReferenceChanged => ("ReferenceChanged", "pods are replaced, since a Secret or ConfigMap that the spec names has changed"),
+            Why::ReferenceChanged => {
+                ("ReferenceChanged", "pods are replaced, since a Secret or ConfigMap that the spec names has changed")
+            }
             Why::Upgraded => ("Upgraded", "pods are replaced, since the operator or its default sidecar is another"),
             Why::Corrected => ("Corrected", "pods are replaced, since somebody else had changed the Deployment"),
         };
@@ -53,9 +59,12 @@ fn turned(
 ) -> Option<Notice> {
     let (was, is) = (condition(before, about), condition(after, about)?);
     let was_false = was.is_some_and(|was| was.status == "False");
-    let other_reason = was.is_none_or(|was| was.reason != is.reason || about == SPEC_VALID && was.message != is.message);
+    let other_reason =
+        was.is_none_or(|was| was.reason != is.reason || about == SPEC_VALID && was.message != is.message);
     match is.status.as_str() {
-        "False" if !was_false || other_reason => Some(Notice { warning: true, reason: word(&is.reason), action, note: is.message.clone() }),
+        "False" if !was_false || other_reason => {
+            Some(Notice { warning: true, reason: word(&is.reason), action, note: is.message.clone() })
+        }
         "True" if was_false => Some(Notice { warning: false, reason: recovered, action, note: is.message.clone() }),
         _ => None,
     }
@@ -83,7 +92,10 @@ fn word(reason: &str) -> &'static str {
 #[must_use]
 pub fn crowded(crowding: Crowding) -> Notice {
     let Crowding { replicas, partitions } = crowding;
-    let note = format!("{replicas} replicas share {partitions} partitions: {} stand idle; lower spec.replicas, or add partitions", replicas - partitions);
+    let note = format!(
+        "{replicas} replicas share {partitions} partitions: {} stand idle; lower spec.replicas, or add partitions",
+        replicas - partitions
+    );
     Notice { warning: true, reason: "MoreReplicasThanPartitions", action: "Observe", note }
 }
 
@@ -94,7 +106,8 @@ pub async fn publish(recorder: &Recorder, about: &ObjectReference, notices: Vec<
         note.truncate(note.floor_char_boundary(MAX_NOTE));
         tracing::info!(consumer = about.name, namespace = about.namespace, reason, note, "event");
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
+        let event =
+            Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
         if let Err(error) = recorder.publish(&event, about).await {
             tracing::warn!(error = crate::kube_error::words(&error), reason, "an event can't be published");
         }

@@ -70,10 +70,15 @@ impl Memory {
     pub fn failed(&self, key: &Key) -> u32 {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody else has it: the reconcile that failed has ended, and there is one at a time.
-        consumers.get(key).and_then(|(_, shared)| shared.try_lock().ok().map(|mut memory| {
-            memory.failures = memory.failures.saturating_add(1);
-            memory.failures
-        })).unwrap_or(1)
+        consumers
+            .get(key)
+            .and_then(|(_, shared)| {
+                shared.try_lock().ok().map(|mut memory| {
+                    memory.failures = memory.failures.saturating_add(1);
+                    memory.failures
+                })
+            })
+            .unwrap_or(1)
     }
 
     /// Forgets consumers that are gone; their keys.

@@ -30,7 +30,8 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let woken = stream::unfold(woken, |mut woken| async move { woken.recv().await.map(|key| (key, woken)) });
-    let wakes = stream::select(watch(&context.client, &scope, &context.stores, keepers), woken).map(|key| key.reference());
+    let wakes =
+        stream::select(watch(&context.client, &scope, &context.stores, keepers), woken).map(|key| key.reference());
     let reconciles = Controller::<Guarded>::for_stream(never(), context.stores.consumers.store().clone())
         .with_config(Config::default().concurrency(AT_ONCE).debounce(DEBOUNCE))
         .reconcile_on(wakes)

@@ -14,18 +14,18 @@ use kube::core::DynamicObject;
 use kube::{Api, Client, Resource};
 use serde_json::json;
 
+use super::Error;
 use super::apply::Applied;
 use super::deployment::Facts;
 use super::key::Key;
 use super::observe::Answer;
-use super::Error;
 
 mod counts;
 mod pods;
 mod protected;
 mod ready;
 
-pub use counts::{crowding, Crowding};
+pub use counts::{Crowding, crowding};
 
 /// The sidecars' counts reach the status at most this often.
 const COUNTS_EVERY: Duration = Duration::from_secs(60);

@@ -68,7 +68,8 @@ where
     /// The objects that carry a consumer's label.
     #[must_use]
     pub fn of(&self, consumer: &Key) -> Vec<Arc<K>> {
-        let names = self.index.read().unwrap_or_else(PoisonError::into_inner).get(consumer).cloned().unwrap_or_default();
+        let names =
+            self.index.read().unwrap_or_else(PoisonError::into_inner).get(consumer).cloned().unwrap_or_default();
         names.into_iter().filter_map(|name| self.get(&Key::new(&consumer.namespace, name))).collect()
     }
 

@@ -57,9 +57,8 @@ pub fn stores() -> (Stores, Keepers) {
     let (secrets, config_maps) = (named_by.clone(), named_by.clone());
     let keepers = Keepers {
         consumers: Keeper::new((), strip::consumer, strip::wish, Box::new(|consumer| vec![Key::of(consumer)])),
-        children: ChildKind::ALL.map(|kind| {
-            Keeper::new(kind.resource(), strip::of_child(kind), strip::contents, Box::new(labelled))
-        }),
+        children: ChildKind::ALL
+            .map(|kind| Keeper::new(kind.resource(), strip::of_child(kind), strip::contents, Box::new(labelled))),
         replica_sets: Keeper::new((), strip::replica_set, digest, Box::new(labelled)),
         pods: Keeper::new((), strip::pod, digest, Box::new(labelled)),
         secrets: Keeper::new(
@@ -102,7 +101,9 @@ pub fn watch(client: &Client, scope: &Scope, stores: &Stores, keepers: Keepers) 
         let events = events_of(client, scope, ours(), &kind.resource(), stores.children(kind));
         all.push(wakes("children", events, keeper).boxed());
     }
-    all.push(wakes("replicasets", events(client, scope, ours(), (), &stores.replica_sets), keepers.replica_sets).boxed());
+    all.push(
+        wakes("replicasets", events(client, scope, ours(), (), &stores.replica_sets), keepers.replica_sets).boxed(),
+    );
     all.push(wakes("pods", events(client, scope, ours(), (), &stores.pods), keepers.pods).boxed());
     all.push(wakes("secrets", events(client, scope, every(), (), &stores.secrets), keepers.secrets).boxed());
     all.push(wakes("configmaps", events(client, scope, every(), (), &stores.config_maps), keepers.config_maps).boxed());
@@ -120,7 +121,14 @@ fn with_its_group(consumers: &Shelf<Guarded>, key: Key) -> Vec<Key> {
         (None, Ok(consumer)) => is_in_conflict(consumer),
         (_, Err(_)) => false,
     };
-    wake.extend(consumers.store().state_filter(waits).iter().map(|object| Key::of(object.as_ref())).filter(|other| *other != key));
+    wake.extend(
+        consumers
+            .store()
+            .state_filter(waits)
+            .iter()
+            .map(|object| Key::of(object.as_ref()))
+            .filter(|other| *other != key),
+    );
     wake
 }
 
@@ -131,7 +139,13 @@ fn is_in_conflict(consumer: &IdempotentConsumer) -> bool {
 
 type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
 
-fn events<K>(client: &Client, scope: &Scope, config: watcher::Config, dynamic: K::DynamicType, shelf: &Shelf<K>) -> Events<K>
+fn events<K>(
+    client: &Client,
+    scope: &Scope,
+    config: watcher::Config,
+    dynamic: K::DynamicType,
+    shelf: &Shelf<K>,
+) -> Events<K>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
     K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
@@ -180,7 +194,8 @@ where
             });
             select_all(tagged)
                 .flat_map(move |(namespace, event)| {
-                    let known = || shelf.store().state_filter(|object| object.namespace().as_deref() == Some(&namespace));
+                    let known =
+                        || shelf.store().state_filter(|object| object.namespace().as_deref() == Some(&namespace));
                     stream::iter(match event {
                         Ok(event) => merge.take(&namespace, event, known).into_iter().map(Ok).collect(),
                         Err(error) => vec![Err(error)],

@@ -41,8 +41,10 @@ impl Objects {
                 }
                 Some("ConfigMap") => {
                     let map: ConfigMap = decode(&document)?;
-                    let texts = map.data.clone().unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
-                    let bytes = map.binary_data.clone().unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
+                    let texts =
+                        map.data.clone().unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+                    let bytes =
+                        map.binary_data.clone().unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
                     objects.config_maps.insert(place(&map), texts.chain(bytes).collect());
                 }
                 _ => {}
@@ -86,13 +88,18 @@ pub(super) fn values(consumer: &IdempotentConsumer, objects: Option<&Objects>) -
         Some(objects) => objects.lookup(&namespace, reference),
         None => Lookup::Value(stand_in(consumer, reference)),
     };
-    named(consumer).into_iter().map(|reference| (found(&reference), reference)).map(|(found, reference)| (reference, found)).collect()
+    named(consumer)
+        .into_iter()
+        .map(|reference| (found(&reference), reference))
+        .map(|(found, reference)| (reference, found))
+        .collect()
 }
 
 fn stand_in(consumer: &IdempotentConsumer, reference: &Reference) -> Vec<u8> {
     let redis = &consumer.spec.redis;
     let is_url = redis.url_from.as_ref().is_some_and(|from| {
-        reference.kind == Kind::Secret && (&from.secret_key_ref.name, &from.secret_key_ref.key) == (&reference.name, &reference.key)
+        reference.kind == Kind::Secret
+            && (&from.secret_key_ref.name, &from.secret_key_ref.key) == (&reference.name, &reference.key)
     });
     match (is_url, redis.tls.is_some()) {
         (false, _) => VALUE.into(),

@@ -105,7 +105,9 @@ fn sum(value: &Value) -> Sum {
 pub fn project(live: &Value, desired: &Value) -> Value {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => {
-            let field = |(key, value): (&String, &Value)| (key.clone(), live.get(key).map_or(Value::Null, |live| project(live, value)));
+            let field = |(key, value): (&String, &Value)| {
+                (key.clone(), live.get(key).map_or(Value::Null, |live| project(live, value)))
+            };
             Value::Object(desired.iter().map(field).collect::<Map<_, _>>())
         }
         (Value::Array(live), Value::Array(desired)) if live.len() == desired.len() => {
@@ -122,7 +124,8 @@ mod tests {
     use super::*;
 
     fn child(value: &str) -> Child {
-        let manifest = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
+        let manifest =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
         Child { kind: ChildKind::ConfigMap, name: "a".into(), manifest }
     }
 

@@ -8,8 +8,8 @@ use kube::{Resource, ResourceExt};
 
 use super::{Error, Ledger, Target, failed};
 use crate::controller::build::{ChildKind, DesiredState, annotation};
-use crate::controller::dereference::is_owned_by;
 use crate::controller::deployment::{Facts, template_annotation};
+use crate::controller::dereference::is_owned_by;
 
 /// What the name of a ConfigMap with a consumer's configuration begins with.
 fn config_prefix(name: &str) -> String {
@@ -57,10 +57,13 @@ fn is_needed(target: Target<'_>, name: &str, deployment: Option<&DynamicObject>)
         return true;
     }
     let sets = target.stores.replica_sets.of(target.consumer);
-    let named: HashSet<String> = sets.iter().filter_map(|set| {
-        let template = set.spec.template.as_ref()?;
-        template.metadata.as_ref()?.annotations.as_ref()?.get(annotation::CONFIG).cloned()
-    }).collect();
+    let named: HashSet<String> = sets
+        .iter()
+        .filter_map(|set| {
+            let template = set.spec.template.as_ref()?;
+            template.metadata.as_ref()?.annotations.as_ref()?.get(annotation::CONFIG).cloned()
+        })
+        .collect();
     named.contains(name)
 }
 

@@ -42,7 +42,8 @@ pub struct Crowding {
 #[must_use]
 pub fn crowding(replicas: i64, answers: &[Answer]) -> Option<Crowding> {
     let heard: Vec<&SidecarStatus> = answers.iter().filter_map(|answer| answer.said.as_ref().ok()).collect();
-    let all = i64::try_from(heard.len()).is_ok_and(|heard| heard == replicas) && heard.iter().all(|status| status.joined);
+    let all =
+        i64::try_from(heard.len()).is_ok_and(|heard| heard == replicas) && heard.iter().all(|status| status.joined);
     let partitions = heard.iter().map(|status| status.partitions.len() as i64).sum();
     // With none at all, the topics are not there yet, or a rebalance is under way.
     (all && partitions > 0 && replicas > partitions).then_some(Crowding { replicas, partitions })

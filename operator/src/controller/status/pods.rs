@@ -34,7 +34,9 @@ fn containers(pod: &Pod) -> Option<Trouble> {
         let place = format!("pod {}, container {}", pod.name_any(), container.name);
         let reason = match waiting.reason.as_deref()? {
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => "ImagePullFailed",
-            "CrashLoopBackOff" => return Some(("CrashLoop", format!("{place} ends again and again{}", ending(container)))),
+            "CrashLoopBackOff" => {
+                return Some(("CrashLoop", format!("{place} ends again and again{}", ending(container))));
+            }
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => "ContainerNotCreated",
             _ => return None,
         };
@@ -44,7 +46,9 @@ fn containers(pod: &Pod) -> Option<Trouble> {
 
 /// How a container ended last: its exit code, and what it said where the kubelet kept that.
 fn ending(container: &ContainerStatus) -> String {
-    let Some(last) = container.last_state.as_ref().and_then(|state| state.terminated.as_ref()) else { return String::new() };
+    let Some(last) = container.last_state.as_ref().and_then(|state| state.terminated.as_ref()) else {
+        return String::new();
+    };
     let meaning = match (last.exit_code, last.reason.as_deref()) {
         (64, _) => " (its configuration is wrong)".to_owned(),
         (_, Some(reason)) if reason != "Error" => format!(" ({reason})"),

@@ -18,7 +18,8 @@ pub(super) fn protected(found: &Found<'_>) -> Finding {
         return match found.answers.iter().find_map(|answer| answer.said.as_ref().err().map(|error| (answer, error))) {
             None => finding(Holds::Unknown, "NoSidecar", "no sidecar runs yet".into()),
             Some((answer, error)) => {
-                let message = format!("the sidecar of pod {} was not heard: {error}; check network policies", answer.pod);
+                let message =
+                    format!("the sidecar of pod {} was not heard: {error}; check network policies", answer.pod);
                 finding(Holds::Unknown, "Unreachable", message)
             }
         };
@@ -48,5 +49,9 @@ fn reason(condition: &Condition) -> &'static str {
 }
 
 fn tell(condition: &Condition) -> String {
-    if condition.since.is_empty() { condition.message.clone() } else { format!("{} (since {})", condition.message, condition.since) }
+    if condition.since.is_empty() {
+        condition.message.clone()
+    } else {
+        format!("{} (since {})", condition.message, condition.since)
+    }
 }

@@ -36,20 +36,33 @@ pub(super) fn progressing(found: &Found<'_>, facts: Option<&Facts>) -> Finding {
     let finding = |holds, reason, message| Finding { about: PROGRESSING, holds, reason, message };
     let Some(facts) = facts else {
         return match found.result {
-            Err(error) if error.mistake().is_some() => finding(Holds::False, "Blocked", "waits for a spec that can be carried out".into()),
+            Err(error) if error.mistake().is_some() => {
+                finding(Holds::False, "Blocked", "waits for a spec that can be carried out".into())
+            }
             _ => finding(Holds::True, "Deploying", "there is no Deployment yet".into()),
         };
     };
     if let Some(outdated) = found.outdated.filter(|_| facts.complete()) {
-        return finding(Holds::False, "Outdated", format!("rolled out by another operator with sidecar {}: {outdated}", facts.sidecar_image));
+        return finding(
+            Holds::False,
+            "Outdated",
+            format!("rolled out by another operator with sidecar {}: {outdated}", facts.sidecar_image),
+        );
     }
     if facts.complete() {
         return finding(Holds::False, "Complete", "every pod is of the newest revision".into());
     }
     match &facts.stuck {
-        Some(stuck) => finding(Holds::False, "Stuck", trouble(found, facts).map_or_else(|| stuck.clone(), |(_, why)| format!("{stuck}; {why}"))),
+        Some(stuck) => finding(
+            Holds::False,
+            "Stuck",
+            trouble(found, facts).map_or_else(|| stuck.clone(), |(_, why)| format!("{stuck}; {why}")),
+        ),
         None => {
-            let message = format!("{} of {} pods are of the newest revision, {} available", facts.updated, facts.wanted, facts.available);
+            let message = format!(
+                "{} of {} pods are of the newest revision, {} available",
+                facts.updated, facts.wanted, facts.available
+            );
             finding(Holds::True, "RollingOut", message)
         }
     }

@@ -40,7 +40,11 @@ fn gated(completed: u64) -> Answer {
 }
 
 fn mistake() -> Error {
-    let mistake = Mistake { reason: Reason::ReferenceNotFound, field: "spec.redis.urlFrom".into(), message: "no such Secret".into() };
+    let mistake = Mistake {
+        reason: Reason::ReferenceNotFound,
+        field: "spec.redis.urlFrom".into(),
+        message: "no such Secret".into(),
+    };
     Error::Invalid(Invalid { mistakes: vec![mistake] })
 }
 
@@ -49,8 +53,22 @@ fn fault() -> Error {
     Error::Apply(apply::Error::Api { action: "apply", kind: "Deployment".into(), name: "a".into(), source })
 }
 
-fn found<'a>(error: &'a Error, deployment: Option<&'a DynamicObject>, pods: &'a [Arc<Pod>], answers: &'a [Answer]) -> Found<'a> {
-    Found { spec: None, group: None, generation: Some(1), result: Err(error), deployment, pods, answers, outdated: None }
+fn found<'a>(
+    error: &'a Error,
+    deployment: Option<&'a DynamicObject>,
+    pods: &'a [Arc<Pod>],
+    answers: &'a [Answer],
+) -> Found<'a> {
+    Found {
+        spec: None,
+        group: None,
+        generation: Some(1),
+        result: Err(error),
+        deployment,
+        pods,
+        answers,
+        outdated: None,
+    }
 }
 
 fn says(status: &IdempotentConsumerStatus, about: &str) -> (String, String) {
@@ -113,10 +131,17 @@ fn why_pods_are_not_ready_is_told() {
     assert_eq!(message, "0 of 1 pods are available; pod a-1, container app: ImagePullBackOff: not there");
     let (reason, message) = told(waiting("CrashLoopBackOff"), &[]);
     assert_eq!(reason, "CrashLoop");
-    assert!(message.ends_with("ends again and again, last with exit code 64 (its configuration is wrong): topics: none"), "{message}");
-    let unready = heard(json!({"conditions": [{"type": "TopicsFound", "status": false, "message": "no such topic: t"}]}));
+    assert!(
+        message.ends_with("ends again and again, last with exit code 64 (its configuration is wrong): topics: none"),
+        "{message}"
+    );
+    let unready =
+        heard(json!({"conditions": [{"type": "TopicsFound", "status": false, "message": "no such topic: t"}]}));
     let (reason, message) = told(pod(json!({})), &[unready]);
-    assert_eq!((reason.as_str(), message.ends_with("pod a-1: TopicsFound: no such topic: t")), ("SidecarNotReady", true));
+    assert_eq!(
+        (reason.as_str(), message.ends_with("pod a-1: TopicsFound: no such topic: t")),
+        ("SidecarNotReady", true)
+    );
 }
 
 #[test]

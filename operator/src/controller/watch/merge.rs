@@ -26,7 +26,12 @@ impl<K: Resource + Clone> Merge<K> {
     }
 
     /// Takes one namespace's event; the events as one watch would bring them. `known` is what is known of that namespace.
-    pub(super) fn take(&mut self, namespace: &str, event: Event<K>, known: impl FnOnce() -> Vec<Arc<K>>) -> Vec<Event<K>> {
+    pub(super) fn take(
+        &mut self,
+        namespace: &str,
+        event: Event<K>,
+        known: impl FnOnce() -> Vec<Arc<K>>,
+    ) -> Vec<Event<K>> {
         match event {
             Event::Init => {
                 self.listings.insert(namespace.to_owned(), BTreeMap::new());
@@ -76,7 +81,8 @@ mod tests {
     use super::*;
 
     fn object(namespace: &str, name: &str) -> ConfigMap {
-        let metadata = ObjectMeta { name: Some(name.into()), namespace: Some(namespace.into()), ..ObjectMeta::default() };
+        let metadata =
+            ObjectMeta { name: Some(name.into()), namespace: Some(namespace.into()), ..ObjectMeta::default() };
         ConfigMap { metadata, ..ConfigMap::default() }
     }
 

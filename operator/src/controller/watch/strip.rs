@@ -38,7 +38,8 @@ pub(super) fn of_child(kind: ChildKind) -> fn(&mut DynamicObject) {
 /// Everything but the version counts: a write that changed nothing we keep wakes nobody.
 pub(super) fn contents(child: &DynamicObject) -> u64 {
     let meta = &child.metadata;
-    let identity = (&meta.uid, &meta.labels, &meta.annotations, &meta.owner_references, &meta.deletion_timestamp, meta.generation);
+    let identity =
+        (&meta.uid, &meta.labels, &meta.annotations, &meta.owner_references, &meta.deletion_timestamp, meta.generation);
     digest(&(identity, &child.data))
 }
 
@@ -50,14 +51,18 @@ pub(super) fn replica_set(set: &mut ReplicaSet) {
     set.status = None;
     let annotations = config.map(|entry| [entry].into());
     let metadata = Some(ObjectMeta { annotations, ..ObjectMeta::default() });
-    set.spec = ReplicaSetSpec { template: Some(PodTemplateSpec { metadata, ..PodTemplateSpec::default() }), ..ReplicaSetSpec::default() };
+    set.spec = ReplicaSetSpec {
+        template: Some(PodTemplateSpec { metadata, ..PodTemplateSpec::default() }),
+        ..ReplicaSetSpec::default()
+    };
 }
 
 /// How it is, and where its sidecar answers.
 pub(super) fn pod(pod: &mut Pod) {
     let containers = pod.spec.take().and_then(|spec| spec.init_containers).unwrap_or_default();
     let sidecar = containers.into_iter().find(|container| container.name == SIDECAR_CONTAINER);
-    let sidecar = sidecar.map(|container| Container { name: container.name, ports: container.ports, ..Container::default() });
+    let sidecar =
+        sidecar.map(|container| Container { name: container.name, ports: container.ports, ..Container::default() });
     pod.spec = Some(PodSpec { init_containers: sidecar.map(|sidecar| vec![sidecar]), ..PodSpec::default() });
     pod.metadata = identity(std::mem::take(&mut pod.metadata));
     if let Some(status) = &mut pod.status {
