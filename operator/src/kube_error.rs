@@ -13,6 +13,10 @@ pub(crate) fn words(error: &Error) -> String {
     }
 }
 
+/// Server-side apply tells a field that its schema doesn't know, or a value of a wrong type or form, as an internal error.
+const TYPED: [&str; 3] =
+    ["failed to create typed patch object", "not declared in schema", "unable to convert unstructured object"];
+
 /// The request itself is refused: sent again, it is refused again. Everything else may pass by waiting, or is the operator's trouble.
 #[must_use]
 pub(crate) fn refuses(error: &Error) -> bool {
@@ -20,11 +24,7 @@ pub(crate) fn refuses(error: &Error) -> bool {
     match status.code {
         400 | 422 => true,
         403 => !lacks_permission(status) && !status.message.contains("is being terminated"),
-        // Server-side apply tells a field that its schema doesn't know, or one of a wrong type, as an internal error.
-        500 => {
-            status.message.contains("failed to create typed patch object")
-                || status.message.contains("not declared in schema")
-        }
+        500 => TYPED.iter().any(|words| status.message.contains(words)),
         _ => false,
     }
 }
@@ -50,6 +50,11 @@ mod tests {
             (
                 500,
                 "failed to create typed patch object (ns/a; apps/v1, Kind=Deployment): .spec.foo: field not declared in schema",
+                true,
+            ),
+            (
+                500,
+                "failed to convert new object (ns/a; apps/v1, Kind=Deployment) to proper version: unable to convert unstructured object to apps/v1, Kind=Deployment: quantities must match",
                 true,
             ),
             (403, "admission webhook \"policy\" denied the request: no latest tags", true),

@@ -235,11 +235,7 @@ impl Target<'_> {
     /// Asks the API server whether it would take the Deployment.
     async fn try_out(&self, look: &Look<'_>, ledger: &mut Ledger, now: Instant) -> Result<(), Error> {
         let child = look.child;
-        let mut manifest = child.manifest.clone();
-        if let Some(strategy) = begins_to_recreate(child, look.live.as_deref()) {
-            manifest["spec"]["strategy"] = strategy;
-        }
-        match self.api(child.kind).patch(&child.name, &params().dry_run(), &Patch::Apply(&manifest)).await {
+        match self.api(child.kind).patch(&child.name, &params().dry_run(), &Patch::Apply(&child.manifest)).await {
             Ok(_) => {
                 ledger.accepted();
                 Ok(())
@@ -257,13 +253,6 @@ impl Target<'_> {
     async fn write(&self, look: &Look<'_>, ledger: &mut Ledger) -> Result<DynamicObject, Error> {
         let child = look.child;
         let api = self.api(child.kind);
-        if begins_to_recreate(child, look.live.as_deref()).is_some() {
-            // Apply leaves an empty `rollingUpdate` behind, which the API server takes for a contradiction to `Recreate`.
-            let patch = json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}});
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let patched = api.patch(&child.name, &params, &Patch::Merge(&patch)).await;
-            patched.map_err(|error| failed("change the strategy of", child.kind, &child.name, error))?;
-        }
         let answer = api.patch(&child.name, &params(), &Patch::Apply(&child.manifest)).await.map_err(|error| {
             if refuses(&error) {
                 let (kind, name) = (child.kind.resource().kind, child.name.clone());
@@ -308,14 +297,6 @@ fn params() -> PatchParams {
 
 fn failed(action: &'static str, kind: ChildKind, name: &str, error: kube::Error) -> Error {
     Error::Api { action, kind: kind.resource().kind, name: name.to_owned(), source: Box::new(error) }
-}
-
-/// The live strategy, where the Deployment shall recreate and does not yet.
-fn begins_to_recreate(child: &Child, live: Option<&DynamicObject>) -> Option<Value> {
-    let shall = child.kind == ChildKind::Deployment
-        && child.manifest.pointer("/spec/strategy/type").and_then(Value::as_str) == Some("Recreate");
-    let live = live.filter(|live| shall && deployment::strategy(live) != Some("Recreate"))?;
-    live.data.pointer("/spec/strategy").cloned()
 }
 
 /// Why the answer has other pods than there were before; `None` if it hasn't.
