@@ -39,60 +39,7 @@ pub use template::{PodTemplate, TemplateMetadata};
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "All replicas work, or none is asked for."
-    ),
-    printcolumn(
-        name = "Protected",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Protected")].status"#,
-        description = "Redis gates every delivery."
-    ),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas", description = "Pods there are."),
-    printcolumn(
-        name = "Available",
-        type_ = "integer",
-        json_path = ".status.readyReplicas",
-        description = "Pods that are ready."
-    ),
-    printcolumn(
-        name = "Lag",
-        type_ = "integer",
-        json_path = ".status.events.lag",
-        description = "Records in the topics that are not yet settled."
-    ),
-    printcolumn(
-        name = "Duplicates",
-        type_ = "integer",
-        json_path = ".status.events.duplicates",
-        description = "Records skipped by the pods there are, since each started."
-    ),
-    printcolumn(
-        name = "Dead-Letters",
-        type_ = "integer",
-        json_path = ".status.events.deadLetters",
-        description = "Events that the pods there are wrote to the dead-letter topic, since each started.",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Group",
-        type_ = "string",
-        json_path = ".status.group",
-        description = "Kafka consumer group.",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        description = "Why it is ready or not.",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    )
 )]
 #[schemars(extend("x-kubernetes-validations" = [rules::group_stays(), rules::timeout_within_claim(), rules::redis_timeout_within_session(), rules::not_consumed("deadLetterTopic"), rules::not_consumed("duplicatesTopic"), rules::container_exists()]))]
 #[serde(rename_all = "camelCase")]

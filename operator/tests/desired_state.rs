@@ -1,5 +1,7 @@
 //! Fixtures in, the whole desired state out: one snapshot a fixture, for reading as much as for comparing.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

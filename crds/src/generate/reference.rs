@@ -172,7 +172,8 @@ fn kind(root: &Value, node: &Value) -> String {
 fn is_duration(node: &Value) -> bool {
     let pattern = node.get("pattern").and_then(Value::as_str) == Some(PATTERN);
     let rules = list(node, "x-kubernetes-validations").iter();
-    pattern || rules.filter_map(|rule| rule.get("rule")?.as_str()).any(|rule| rule == format!("self.matches('{PATTERN}')"))
+    pattern
+        || rules.filter_map(|rule| rule.get("rule")?.as_str()).any(|rule| rule == format!("self.matches('{PATTERN}')"))
 }
 
 /// [`kind`], in the plural.

@@ -1,10 +1,13 @@
 //! Decides how the types become a CustomResourceDefinition that every supported API server takes. Pure.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceColumnDefinition, CustomResourceDefinition,
+};
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
 use super::{IdempotentConsumer, rules};
+use crate::conditions::{PROTECTED, READY};
 use crate::duration::PATTERN;
 
 /// The CustomResourceDefinition of [`IdempotentConsumer`].
@@ -21,7 +24,37 @@ pub fn crd() -> Result<CustomResourceDefinition, serde_json::Error> {
             }
         }
     }
-    serde_json::from_value(definition)
+    let mut definition: CustomResourceDefinition = serde_json::from_value(definition)?;
+    for version in &mut definition.spec.versions {
+        version.additional_printer_columns = Some(columns());
+    }
+    Ok(definition)
+}
+
+/// What `kubectl get icon` shows; the last ones with `-o wide` only.
+fn columns() -> Vec<CustomResourceColumnDefinition> {
+    let column =
+        |name: &str, type_: &str, json_path: &str, description: &str, priority: i32| CustomResourceColumnDefinition {
+            name: name.to_owned(),
+            type_: type_.to_owned(),
+            json_path: json_path.to_owned(),
+            description: Some(description.to_owned()),
+            priority: (priority > 0).then_some(priority),
+            format: None,
+        };
+    let condition = |about: &str, field: &str| format!(r#".status.conditions[?(@.type=="{about}")].{field}"#);
+    vec![
+        column("Ready", "string", &condition(READY, "status"), "All replicas work, or none is asked for.", 0),
+        column("Protected", "string", &condition(PROTECTED, "status"), "Redis gates every delivery.", 0),
+        column("Replicas", "integer", ".status.replicas", "Pods there are.", 0),
+        column("Available", "integer", ".status.readyReplicas", "Pods that are ready.", 0),
+        column("Lag", "integer", ".status.events.lag", "Records in the topics that are not yet settled.", 0),
+        column("Duplicates", "integer", ".status.events.duplicates", "Records skipped, since each pod started.", 0),
+        column("Age", "date", ".metadata.creationTimestamp", "How long it is there.", 0),
+        column("Dead-Letters", "integer", ".status.events.deadLetters", "Dead letters, since each pod started.", 1),
+        column("Group", "string", ".status.group", "Kafka consumer group.", 1),
+        column("Reason", "string", &condition(READY, "reason"), "Why it is ready or not.", 1),
+    ]
 }
 
 /// Says what JSON schemas of Rust types say in Kubernetes' words, node by node.

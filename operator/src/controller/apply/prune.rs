@@ -7,14 +7,9 @@ use kube::core::DynamicObject;
 use kube::{Resource, ResourceExt};
 
 use super::{Error, Ledger, Target, failed};
-use crate::controller::build::{ChildKind, DesiredState, annotation};
+use crate::controller::build::{ChildKind, DesiredState, annotation, config_prefix};
 use crate::controller::deployment::{Facts, template_annotation};
 use crate::controller::dereference::is_owned_by;
-
-/// What the name of a ConfigMap with a consumer's configuration begins with.
-fn config_prefix(name: &str) -> String {
-    format!("{name}-config-")
-}
 
 /// Deletes children that are not desired. A configuration stays while a ReplicaSet names it, so that a roll-back finds it.
 ///
