@@ -68,9 +68,9 @@ async fn a_stale_socket_is_cleared_for_a_restarted_app(env: Env) -> anyhow::Resu
     let _sidecar = flow.sidecar("sidecar").await?;
     flow.publish(50).await?;
     flow.settled().await;
+    let down = Instant::now();
     flow.app.stop();
     flow.publish(50).await?;
-    let down = Instant::now();
     let app = &mut flow.app;
     eventually("an app that knows nothing of stale files can listen again", SOON, async || app.listen_over_stale())
         .await;

@@ -163,8 +163,9 @@ async fn without_kafka(env: Env, turnstile: &Turnstile) -> anyhow::Result<(Flow,
 async fn sigterm_while_kafka_is_away_ends_in_time_and_says_so(env: Env) -> anyhow::Result<()> {
     let turnstile = Turnstile::default();
     let (flow, mut sidecar) = without_kafka(env, &turnstile).await?;
-    turnstile.open();
+    turnstile.let_through(1);
     eventually("its effect", SOON, async || flow.app.ledger().len() == 1).await;
+    turnstile.open();
     // Two seconds to drain, and five each to leave the group, to end the sessions and to end the client.
     let ended = sidecar.terminate(Duration::from_secs(25)).await?;
     ensure!(ended.code() == Some(69), "{}", how(ended));

@@ -47,7 +47,8 @@ async fn read_from_its_beginning(env: Env, before: usize, after: usize) -> anyho
     let all = before + after;
     eventually("every event", SOON, async || equal(&flow.app.ledger().len(), &all)).await;
     flow.app.ledger().check(&flow.published).assert_each_once();
-    let ends = flow.offsets.ends(&flow.topic).await?;
+    let mut ends = flow.offsets.ends(&flow.topic).await?;
+    ends.retain(|_, end| *end > 0);
     eventually("the new topic's offsets", SOON, async || {
         equal(&flow.offsets.committed(&flow.topic).await.unwrap_or_default(), &ends)
     })

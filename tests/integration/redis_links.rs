@@ -167,10 +167,10 @@ fn claim_of(rig: &Rig) -> impl Fn(&[u8]) -> bool + Send + use<> {
     move |request| contains(request, &prefix) && contains(request, "\r\nNX\r\n")
 }
 
-/// A release of a delivered event of that group: a script that writes `c:-:1`, given in full to a Redis that doesn't hold it yet.
+/// A release of a delivered event of that group: a script that writes `c:-:1`, by its hash or in full.
 fn release_of(rig: &Rig) -> impl Fn(&[u8]) -> bool + Send + use<> {
     let prefix = format!("idempotency:{}:", rig.config.group);
-    move |request| contains(request, &prefix) && contains(request, "\r\nEVAL\r\n") && contains(request, "\r\nc:-:1\r\n")
+    move |request| contains(request, &prefix) && contains(request, "\r\nEVAL") && contains(request, "\r\nc:-:1\r\n")
 }
 
 /// A completion of an event of that group.
