@@ -52,6 +52,8 @@ start_controller_manager() {
     --leader-elect=false --secure-port=0 --allocate-node-cidrs=false
     --root-ca-file="$pki/ca.crt" --service-account-private-key-file="$pki/service-account.key"
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key"
+    # Its default is a folder of the machine, which it makes.
+    --flex-volume-plugin-dir="$home/volume-plugins"
     # A test that makes a thousand objects at once shall wait for what it tests, not for this.
     --kube-api-qps=200 --kube-api-burst=400
     --profiling=false
