@@ -49,17 +49,24 @@ start() {
     exec nsenter --net="/proc/$pid/ns/net" --mount="/proc/$pid/ns/mnt" -- setsid "$@"
   ) </dev/null >"$state/log/$name.log" 2>&1 9>&- &
   record "$name" $!
+  # So that the shell does not report its end: that is for whoever waits for it.
+  disown
 }
 
-# wait_for SECONDS NAME WHAT CHECK...: returns when the check passes; fails when NAME dies, or the time is over.
+# wait_for SECONDS NAME WHAT CHECK...: returns when the check passes; fails when the time is over, or at once when a program of the
+# node has died. `failing` then says whose log tells why.
 wait_for() {
-  local deadline=$((SECONDS + $1)) name=$2 what=$3
+  local deadline=$((SECONDS + $1)) what=$3 recorded
+  failing=$2
   shift 3
   until "$@" >/dev/null 2>&1; do
-    failing=$name
-    alive "$name" || die "$name stopped while waiting until $what"
+    for recorded in "$state"/pids/*; do
+      alive "${recorded##*/}" && continue
+      failing=${recorded##*/}
+      die "$failing stopped while waiting until $what"
+    done
     [ "$SECONDS" -lt "$deadline" ] || die "gave up waiting until $what"
-    sleep 0.05
+    sleep 0.1
   done
   failing=
 }
