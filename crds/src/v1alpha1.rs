@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 use crate::config::{
-    BackoffConfig, BatchConfig, BufferConfig, ClaimCommand, FailurePolicy, Ordering, SaslMechanism, SessionConfig, Topology,
+    BackoffConfig, BatchConfig, BufferConfig, ClaimCommand, FailurePolicy, Ordering, SaslMechanism, SessionConfig,
+    Topology,
 };
 
 mod definition;
@@ -22,7 +23,7 @@ pub use template::{PodTemplate, TemplateMetadata};
 
 /// Runs an app behind Kafka so that it processes each event effectively once: the operator adds a sidecar to the app's pods,
 /// which consumes the topics, gates each event in Redis, and hands first-time events to the app over a local socket.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "idempotency.dev",
     version = "v1alpha1",
@@ -51,12 +52,7 @@ pub use template::{PodTemplate, TemplateMetadata};
         json_path = r#".status.conditions[?(@.type=="Protected")].status"#,
         description = "Redis gates every delivery."
     ),
-    printcolumn(
-        name = "Replicas",
-        type_ = "integer",
-        json_path = ".status.replicas",
-        description = "Pods there are."
-    ),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas", description = "Pods there are."),
     printcolumn(
         name = "Available",
         type_ = "integer",
@@ -96,21 +92,9 @@ pub use template::{PodTemplate, TemplateMetadata};
         description = "Why it is ready or not.",
         priority = 1
     ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    validation = rules::name()
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(
-    validation = rules::group_stays(),
-    validation = rules::timeout_within_claim(),
-    validation = rules::redis_timeout_within_session(),
-    validation = rules::not_consumed("deadLetterTopic"),
-    validation = rules::not_consumed("duplicatesTopic"),
-    validation = rules::container_exists()
-)]
+#[schemars(extend("x-kubernetes-validations" = [rules::group_stays(), rules::timeout_within_claim(), rules::redis_timeout_within_session(), rules::not_consumed("deadLetterTopic"), rules::not_consumed("duplicatesTopic"), rules::container_exists()]))]
 #[serde(rename_all = "camelCase")]
 pub struct IdempotentConsumerSpec {
     /// Topics to consume, each once. A topic that does not exist yet is waited for.
@@ -124,12 +108,12 @@ pub struct IdempotentConsumerSpec {
     pub group: Option<String>,
     /// How long a settled event is remembered, 1s to 10 years. A duplicate that comes later is delivered again.
     #[serde(default = "default::ttl")]
-    #[x_kube(validation = rules::between("1s", "87600h"))]
+    #[schemars(extend("x-kubernetes-validations" = [rules::between("1s", "87600h")]))]
     pub ttl: Duration,
     /// `ttl` by event type (the CloudEvents type, the `event_type` header or envelope member), where it differs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = rules::overrides())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::overrides()]))]
     pub ttl_overrides: BTreeMap<String, Duration>,
     /// How an event is told from another. A change replaces all pods at once, since old and new ones would not see each other's claims.
     #[serde(default)]
@@ -138,19 +122,19 @@ pub struct IdempotentConsumerSpec {
     /// placeholders share it, and the first to complete an event wins. A change replaces all pods at once.
     #[serde(default = "default::key_prefix")]
     #[schemars(length(min = 1, max = 255))]
-    #[x_kube(validation = rules::key_prefix())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::key_prefix()]))]
     pub key_prefix: String,
     /// Values that mean "done" in Redis beside `1`, for services that share the prefix and write another.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
-    #[x_kube(validation = rules::done_values())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::done_values()]))]
     pub done_values: Vec<String>,
     /// Stops the flow and keeps the pods as they are. The pods follow within about a minute.
     #[serde(default)]
     pub paused: bool,
     /// The lives of sidecars, by which a dead one's claims are told.
     #[serde(default)]
-    #[x_kube(validation = rules::session_ttl())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::session_ttl()]))]
     pub session: SessionConfig,
     /// Where the records come from.
     pub kafka: KafkaSpec,
@@ -162,7 +146,7 @@ pub struct IdempotentConsumerSpec {
     /// How long deliveries under way are waited for when partitions are revoked and when a pod ends; below 5m. The pod's grace period
     /// is made long enough for it.
     #[serde(default = "default::drain_timeout")]
-    #[x_kube(validation = rules::between("0s", "299s"))]
+    #[schemars(extend("x-kubernetes-validations" = [rules::between("0s", "299s")]))]
     pub drain_timeout: Duration,
     /// The sidecar's container.
     #[serde(default)]
@@ -176,9 +160,9 @@ pub struct IdempotentConsumerSpec {
 }
 
 /// How an event is told from another.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[x_kube(validation = rules::event_id_header(), validation = rules::event_id_fields())]
+#[schemars(extend("x-kubernetes-validations" = [rules::event_id_header(), rules::event_id_fields()]))]
 pub struct EventIdSpec {
     /// `Data`: the envelope's `data` member in canonical JSON. `Record`: the raw value. `Header`: a record header. `Fields`: members of
     /// the envelope.
@@ -209,7 +193,7 @@ pub enum EventIdRuleName {
 }
 
 /// A key of a Secret in the consumer's namespace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretSource {
     /// The Secret and its key. A change of the value rolls the pods.
@@ -217,9 +201,9 @@ pub struct SecretSource {
 }
 
 /// A key of a Secret or of a ConfigMap in the consumer's namespace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::one_of("secretKeyRef", "configMapKeyRef"))]
+#[schemars(extend("x-kubernetes-validations" = [rules::one_of("secretKeyRef", "configMapKeyRef")]))]
 pub struct FileSource {
     /// A Secret and its key. A change of the value rolls the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -230,7 +214,7 @@ pub struct FileSource {
 }
 
 /// An object in the consumer's namespace, and one of its keys.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct KeyRef {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
@@ -241,12 +225,12 @@ pub struct KeyRef {
 }
 
 /// Where the records come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaSpec {
     /// Comma-separated list of `host:port`.
     #[schemars(length(min = 1, max = 4096))]
-    #[x_kube(validation = rules::bootstrap_servers())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::bootstrap_servers()]))]
     pub bootstrap_servers: String,
     /// Encrypt the connection; absent means plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -261,9 +245,9 @@ pub struct KafkaSpec {
 }
 
 /// TLS towards a server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[x_kube(validation = rules::certificate_and_key())]
+#[schemars(extend("x-kubernetes-validations" = [rules::certificate_and_key()]))]
 pub struct TlsSpec {
     /// PEM of the authorities to trust; absent means those that the sidecar's image brings.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -277,7 +261,7 @@ pub struct TlsSpec {
 }
 
 /// SASL towards Kafka.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SaslSpec {
     /// The mechanism.
@@ -289,19 +273,15 @@ pub struct SaslSpec {
 }
 
 /// Where events are gated.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = rules::one_of("url", "urlFrom"),
-    validation = rules::sentinel_master(),
-    validation = rules::redis_user()
-)]
+#[schemars(extend("x-kubernetes-validations" = [rules::one_of("url", "urlFrom"), rules::sentinel_master(), rules::redis_user()]))]
 pub struct RedisSpec {
     /// `redis://` or `rediss://` (TLS) URL without a password; several nodes of a cluster or several sentinels are separated by commas.
     /// One of `url` and `urlFrom` is set. A change of it replaces all pods at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
-    #[x_kube(validation = rules::redis_url(), validation = rules::redis_url_has_no_password())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::redis_url(), rules::redis_url_has_no_password()]))]
     pub url: Option<String>,
     /// The URL in a Secret, for one with a password in it (special characters percent-encoded).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -330,17 +310,14 @@ pub struct RedisSpec {
     pub failure_policy: FailurePolicy,
     /// How long one round trip may take before it counts as an error, 10ms to 10s; below a third of `session.ttl`.
     #[serde(default = "default::redis_timeout")]
-    #[x_kube(validation = rules::between("10ms", "10s"))]
+    #[schemars(extend("x-kubernetes-validations" = [rules::between("10ms", "10s")]))]
     pub timeout: Duration,
 }
 
 /// How the app is reached, and what follows from its answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[x_kube(
-    validation = rules::attempts_need_dead_letters(),
-    validation = rules::buffer_holds_a_batch()
-)]
+#[schemars(extend("x-kubernetes-validations" = [rules::attempts_need_dead_letters(), rules::buffer_holds_a_batch()]))]
 pub struct DeliverySpec {
     /// Container of the template that is the app. Default: the first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -354,7 +331,7 @@ pub struct DeliverySpec {
     #[schemars(length(min = 1, max = 1024), regex(pattern = "^/[^#\\s]*$"))]
     pub path: String,
     /// How long the app may take for one request. At most a quarter of the shortest time that a claim lives, which is max(ttl, 1h).
-    #[x_kube(validation = rules::between("1ms", "21900h"))]
+    #[schemars(extend("x-kubernetes-validations" = [rules::between("1ms", "21900h")]))]
     pub timeout: Duration,
     /// What must wait for what. `Partition`: one at a time in a partition. `Key`: one at a time for each record key. `Unordered`: nothing.
     pub ordering: Ordering,
@@ -362,10 +339,10 @@ pub struct DeliverySpec {
     #[schemars(range(min = 1, max = 10000))]
     pub concurrency: i32,
     /// Events in one request.
-    #[x_kube(validation = rules::batch())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::batch()]))]
     pub batch: BatchConfig,
     /// Pause after a failed delivery, growing from `min` to `max`.
-    #[x_kube(validation = rules::backoff())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::backoff()]))]
     pub backoff: BackoffConfig,
     /// Requests for one event after which it goes to the dead-letter topic; absent means never. Needs `deadLetterTopic`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -380,10 +357,10 @@ pub struct DeliverySpec {
     #[schemars(length(min = 1, max = 249), regex(pattern = "^[a-zA-Z0-9._-]+$"))]
     pub duplicates_topic: Option<String>,
     /// How long the app may be down before its pod leaves the consumer group, 1s to 24h.
-    #[x_kube(validation = rules::between("1s", "24h"))]
+    #[schemars(extend("x-kubernetes-validations" = [rules::between("1s", "24h")]))]
     pub app_down_timeout: Duration,
     /// What a sidecar holds in memory at most.
-    #[x_kube(validation = rules::buffer())]
+    #[schemars(extend("x-kubernetes-validations" = [rules::buffer()]))]
     pub buffer: BufferConfig,
 }
 
@@ -409,7 +386,7 @@ impl Default for DeliverySpec {
 }
 
 /// The sidecar's container.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SidecarSpec {
     /// Image. Default: the operator's setting at the last roll-out; upgrading the operator alone does not change it.
@@ -432,7 +409,13 @@ pub struct SidecarSpec {
 
 impl Default for SidecarSpec {
     fn default() -> Self {
-        Self { image: None, image_pull_policy: None, log_level: None, admin_port: 9464, resources: Resources::default() }
+        Self {
+            image: None,
+            image_pull_policy: None,
+            log_level: None,
+            admin_port: 9464,
+            resources: Resources::default(),
+        }
     }
 }
 
@@ -448,7 +431,7 @@ pub enum ImagePullPolicy {
 }
 
 /// Compute resources of the sidecar.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// What is reserved; an HPA by utilisation computes with it. Default: 50m of a core and 64Mi.

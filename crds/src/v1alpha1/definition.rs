@@ -17,6 +17,7 @@ pub fn crd() -> Result<CustomResourceDefinition, serde_json::Error> {
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
                 adapt(schema);
+                schema["x-kubernetes-validations"] = json!([rules::name()]);
             }
         }
     }
@@ -97,7 +98,9 @@ mod tests {
     #[test]
     fn nothing_stands_in_it_that_api_servers_warn_of_or_refuse() {
         let text = definition().to_string();
-        for wrong in ["\"additionalProperties\":false", "\"format\":\"uint", "\"$ref\"", PATTERN.replace('\\', "\\\\").as_str()] {
+        for wrong in
+            ["\"additionalProperties\":false", "\"format\":\"uint", "\"$ref\"", PATTERN.replace('\\', "\\\\").as_str()]
+        {
             let outside_rules = text.replace(&format!("matches('{PATTERN}')"), "");
             assert!(!outside_rules.contains(wrong), "{wrong}");
         }

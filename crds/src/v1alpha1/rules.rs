@@ -7,8 +7,8 @@ use kube::core::Rule;
 use crate::duration::PATTERN;
 use crate::{LABEL_PREFIX, SIDECAR_CONTAINER};
 
-fn rule(expression: impl Into<String>, message: impl Into<String>) -> Rule {
-    Rule::new(expression).message(message.into())
+fn rule(expression: impl Into<String>, message: impl AsRef<str>) -> Rule {
+    Rule::new(expression).message(message.as_ref())
 }
 
 /// A text that is no duration is told by its own rule; the others leave it alone.
@@ -18,7 +18,10 @@ fn is_duration(path: &str) -> String {
 
 /// What is asked of every duration.
 pub(super) fn duration() -> Rule {
-    rule(is_duration("self"), "write a number and a unit (h, m, s, ms; larger ones first), for example 24h, 90s or 250ms")
+    rule(
+        is_duration("self"),
+        "write a number and a unit (h, m, s, ms; larger ones first), for example 24h, 90s or 250ms",
+    )
 }
 
 pub(super) fn between(least: &str, most: &str) -> Rule {
@@ -102,7 +105,10 @@ pub(super) fn key_prefix() -> Rule {
 }
 
 pub(super) fn done_values() -> Rule {
-    rule("self.all(v, !v.startsWith('c:'))", "must not begin with c:, which marks an event that is claimed and not done")
+    rule(
+        "self.all(v, !v.startsWith('c:'))",
+        "must not begin with c:, which marks an event that is claimed and not done",
+    )
 }
 
 pub(super) fn session_ttl() -> Rule {
@@ -126,7 +132,10 @@ pub(super) fn one_of(one: &str, other: &str) -> Rule {
 }
 
 pub(super) fn certificate_and_key() -> Rule {
-    rule("has(self.certificateFrom) == has(self.keyFrom)", "certificateFrom and keyFrom come together: set both or none")
+    rule(
+        "has(self.certificateFrom) == has(self.keyFrom)",
+        "certificateFrom and keyFrom come together: set both or none",
+    )
 }
 
 pub(super) fn bootstrap_servers() -> Rule {

@@ -93,7 +93,7 @@ impl JsonSchema for PodTemplate {
                     "x-kubernetes-preserve-unknown-fields": true,
                     "properties": {
                         "containers": containers("Containers of the app, the sidecar not among them.", 1),
-                        "initContainers": containers("Containers that run before the app; the sidecar is put in front of them.", 0),
+                        "initContainers": containers("Containers that run before the app; the sidecar is put behind them, so that it starts after them and ends before those that stay.", 0),
                     },
                 },
             },

@@ -6,10 +6,18 @@ use std::fmt;
 use crds::config::SidecarConfig;
 use crds::v1alpha1::{IdempotentConsumer, SidecarSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use serde_json::{Map, Value};
+use kube::{Resource, ResourceExt};
 
-use super::dereference::{Kind, Reference, References, SidecarSecret};
-use super::rollout::Plan;
+use super::dereference::{Reference, References, Rival, SidecarSecret};
+use super::rollout::{self, Plan};
+
+mod digests;
+mod references;
+mod template;
+mod translate;
+
+pub use digests::Digests;
+pub use template::Template;
 
 /// What the operator brings to every consumer.
 #[derive(Clone, Debug)]
@@ -45,25 +53,10 @@ pub struct Validated {
     pub(super) sidecar_image: String,
     /// The template as a pod's metadata and spec; containers and names that inject relies on are there.
     pub(super) template: Template,
+    /// Keyed digest of the values that the spec names.
+    pub(super) references: String,
     pub(super) digests: Digests,
     pub(super) plan: Plan,
-}
-
-/// The user's pod template, looked through.
-#[derive(Clone, Debug)]
-pub struct Template {
-    pub(super) metadata: crds::v1alpha1::TemplateMetadata,
-    pub(super) spec: Map<String, Value>,
-    /// Index of the app among the containers.
-    pub(super) app: usize,
-}
-
-/// By what a roll-out is decided; see [`super::rollout`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Digests {
-    pub(super) input: String,
-    pub(super) identity: String,
-    pub(super) revision: String,
 }
 
 /// Why a consumer can't be carried out, as one word in its condition.
@@ -123,18 +116,24 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// The keys of Secrets and ConfigMaps that a consumer names, for dereferencing; each once.
+/// The keys of Secrets and ConfigMaps that a consumer names, each once.
 #[must_use]
 pub fn named(consumer: &IdempotentConsumer) -> Vec<Reference> {
-    let _ = (consumer, Kind::Secret);
-    unimplemented_yet()
+    let mut references: Vec<Reference> = translate::files(&consumer.spec).into_iter().map(|file| file.source).collect();
+    references.sort();
+    references.dedup();
+    references
 }
 
-/// The consumer's group: as given, or `<namespace>.<name>`.
+/// The consumer's group: as given, or `<namespace>.<name>`, which no other consumer in the cluster has.
 #[must_use]
 pub fn group(consumer: &IdempotentConsumer) -> String {
-    let _ = consumer;
-    unimplemented_yet()
+    match &consumer.spec.group {
+        Some(group) => group.clone(),
+        None => {
+            format!("{}.{}", consumer.metadata.namespace.as_deref().unwrap_or("default"), consumer.name_any())
+        }
+    }
 }
 
 /// Checks a consumer against everything that CEL can't see. `upgrade` lets one that another operator rolled out be rolled by this one.
@@ -147,18 +146,76 @@ pub fn validate(
     defaults: &Defaults,
     upgrade: bool,
 ) -> Result<Validated, Invalid> {
-    let _ = (consumer, references, defaults, upgrade);
-    unimplemented_yet()
+    let spec = &consumer.spec;
+    let config = translate::config(consumer);
+    let files = translate::files(spec);
+    let mut mistakes = Vec::new();
+    references::check(spec, &files, &references.values, &mut mistakes);
+    mistakes.extend(crds::config::problems(&config).into_iter().map(translate::mistake));
+    if let Some(rival) = &references.rival {
+        mistakes.push(conflict(&config.group, rival));
+    }
+    let template = template::check(spec, &mut mistakes);
+    if !mistakes.is_empty() {
+        return Err(Invalid { mistakes });
+    }
+    let sidecar_image = spec.sidecar.image.clone().unwrap_or_else(|| defaults.sidecar_image.clone());
+    let digests = digests::of(consumer, references, defaults);
+    let plan = rollout::plan(digests.wanted(), references.running.as_ref(), upgrade);
+    Ok(Validated {
+        name: consumer.name_any(),
+        namespace: consumer.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
+        owner: owner(consumer),
+        replicas: spec.replicas,
+        paused: spec.paused,
+        config,
+        files,
+        secret: references.secret.clone(),
+        sidecar: spec.sidecar.clone(),
+        sidecar_image,
+        template,
+        references: digests::references(&references.values, &references.secret),
+        digests,
+        plan,
+    })
+}
+
+/// Another consumer of the group would be given partitions of topics that it does not consume, and the other way round.
+fn conflict(group: &str, rival: &Rival) -> Mistake {
+    Mistake {
+        reason: Reason::GroupConflict,
+        field: "spec.group".into(),
+        message: format!(
+            "the group `{group}` at this Kafka is that of {} already, which consumes other topics ({}): choose another group, or the \
+             same topics",
+            rival.consumer,
+            rival.topics.join(", ")
+        ),
+    }
+}
+
+/// Children go when their consumer goes; only this owner may change them.
+fn owner(consumer: &IdempotentConsumer) -> OwnerReference {
+    OwnerReference {
+        api_version: IdempotentConsumer::api_version(&()).into_owned(),
+        kind: IdempotentConsumer::kind(&()).into_owned(),
+        name: consumer.name_any(),
+        uid: consumer.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
 }
 
 impl Validated {
     /// What becomes of the pods.
     #[must_use]
-    pub fn plan(&self) -> Plan {
+    pub const fn plan(&self) -> Plan {
         self.plan
     }
-}
 
-fn unimplemented_yet<T>() -> T {
-    std::process::abort()
+    /// The Kafka consumer group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.config.group
+    }
 }
