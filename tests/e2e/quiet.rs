@@ -7,6 +7,7 @@ use anyhow::ensure;
 use harness::cluster::audit::{self, Audit};
 use harness::cluster::operator::USER;
 use harness::cluster::{Mode, SOON, Space, trial_within};
+use harness::publish::{Plan, Publisher};
 use harness::wait::{patiently, throughout};
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -36,12 +37,13 @@ async fn an_unchanged_resource_is_written_never_and_figures_once_a_minute(space:
         .await;
     }
 
+    let publisher = Publisher::new(&space.kafka().await?.bootstrap())?;
     let audit = Audit::from_now()?;
     // What wakes a reconcile and changes nothing.
     space.change("idle", json!({"metadata": {"annotations": {"somebody": "was here"}}})).await?;
     throughout("it stays quiet", WATCHED, async || {
-        space.publish(&busy, 3, 1).await.map_err(|e| e.to_string())?;
-        Ok(())
+        let records = Plan::new(3, 1).records();
+        publisher.send_all(&busy, records).await.map(|_| ()).map_err(|e| e.to_string())
     })
     .await;
     space.settled("busy", &busy).await?;

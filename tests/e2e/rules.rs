@@ -308,12 +308,11 @@ fn described(schema: &Value, path: &str, objects: &mut Vec<String>) -> anyhow::R
 
 /// Asks the API server whether it would take a consumer.
 async fn try_on(space: &Space, consumer: &Value) -> anyhow::Result<()> {
-    let name = consumer["metadata"]["name"].as_str().context("a name")?;
-    let params = PatchParams { dry_run: true, ..PatchParams::apply("e2e") };
+    let params = PostParams { dry_run: true, ..PostParams::default() };
     let consumer: kube::core::DynamicObject = serde_json::from_value(consumer.clone())?;
     let kind = kube::core::ApiResource::erase::<IdempotentConsumer>(&());
     let api: Api<kube::core::DynamicObject> = Api::namespaced_with(space.client.clone(), &space.namespace, &kind);
-    api.patch(name, &params, &Patch::Apply(&consumer)).await?;
+    api.create(&params, &consumer).await?;
     Ok(())
 }
 

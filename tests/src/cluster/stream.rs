@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::Space;
 use crate::ledger::Published;
+use crate::publish::{Plan, Publisher};
 use crate::wait::LOOK_AGAIN;
 
 /// Events that may wait at the apps.
@@ -29,13 +30,14 @@ impl Stream {
         let (space, topic) = (Arc::clone(space), topic.to_owned());
         let publishing = tokio::spawn(async move {
             let mut published = Published::default();
+            let publisher = Publisher::new(&space.kafka().await?.bootstrap())?;
             let before = space.ledger.count();
             // An error means that the sender is gone.
             while running.has_changed().is_ok() {
                 if published.unique() > space.ledger.count().saturating_sub(before) + BACKLOG {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 } else {
-                    published.extend(space.publish(&topic, BATCH, partitions).await?);
+                    published.extend(publisher.send_all(&topic, Plan::new(BATCH, partitions).records()).await?);
                 }
             }
             Ok(published)
