@@ -1,4 +1,4 @@
-//! Decides what the sidecar can be told: its configuration file, field by field. Pure: serde and schemars only.
+//! Decides what the sidecar can be told: its configuration file, field by field, and what would be refused. Pure.
 //!
 //! The file is strict (an unknown field is an error) and versioned. Secrets never stand in it: it names files that hold them.
 
@@ -9,6 +9,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
+
+pub mod kafka_properties;
+mod problem;
+pub mod redis_url;
+mod validate;
+
+pub use problem::{Problem, Problems, example};
+pub use validate::validate;
 
 /// The version of the file's format that this code reads and writes.
 pub const VERSION: u32 = 1;

@@ -11,12 +11,42 @@ mod reference;
 #[must_use]
 pub fn artifacts() -> Vec<(&'static str, String)> {
     let schema = sidecar_config_schema();
-    vec![
+    let mut artifacts = vec![
         ("docs/reference/sidecar-config.schema.json", format!("{schema:#}\n")),
-        ("docs/reference/sidecar-config.md", reference::page(&schema)),
-    ]
+        ("docs/reference/sidecar-config.md", reference::page(reference::SIDECAR_CONFIG, &schema)),
+    ];
+    #[cfg(feature = "crd")]
+    artifacts.extend(resource::artifacts());
+    artifacts
 }
 
 fn sidecar_config_schema() -> Value {
     SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<SidecarConfig>().to_value()
+}
+
+/// What is generated from the resource's types.
+#[cfg(feature = "crd")]
+pub mod resource {
+    use serde_json::Value;
+
+    use super::reference;
+    use crate::v1alpha1;
+
+    const HEAD: &str = "# Generated from crds/src/v1alpha1.rs; `operator crd` prints the same.\n";
+
+    /// The CustomResourceDefinition as YAML, as `operator crd` prints it. Empty if the types give no schema that Kubernetes knows, which
+    /// a test excludes.
+    #[must_use]
+    pub fn yaml() -> String {
+        v1alpha1::crd().ok().and_then(|crd| serde_saphyr::to_string(&crd).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn artifacts() -> Vec<(&'static str, String)> {
+        let definition = v1alpha1::crd().and_then(serde_json::to_value).unwrap_or_default();
+        let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or(Value::Null);
+        vec![
+            ("charts/idempotent-consumer/crds/idempotentconsumers.yaml", format!("{HEAD}{}", yaml())),
+            ("docs/reference/idempotentconsumer.md", reference::page(reference::RESOURCE, &schema)),
+        ]
+    }
 }

@@ -6,14 +6,14 @@ pub mod conditions;
 pub mod config;
 mod duration;
 pub mod generate;
+mod secret;
 pub mod status;
 #[cfg(feature = "crd")]
 pub mod v1alpha1;
 
 pub use duration::{Duration, ParseDurationError};
+pub use secret::Secret;
 
-/// API group of the resource, and what the names of our labels and annotations begin with.
-pub const GROUP: &str = "idempotency.dev";
 /// What the names of our labels and annotations begin with; a user's template may not set one of them.
 pub const LABEL_PREFIX: &str = "idempotency.dev/";
 /// Label of every child and pod: the consumer that it belongs to.

@@ -167,7 +167,8 @@ fn a_secret_that_changes_rolls_the_pods_and_shows_nothing_of_itself() {
     *value = Lookup::Value(b"hunter3".to_vec());
     assert_ne!(digest(&before), digest(&after));
     // Another salt, another digest: nobody who sees it can try values against it.
-    let salted = References { secret: SidecarSecret { salt: "other".into(), ..before.secret.clone() }, ..before.clone() };
+    let salted =
+        References { secret: SidecarSecret { salt: "other".into(), ..before.secret.clone() }, ..before.clone() };
     assert_ne!(digest(&before), digest(&salted));
 }
 

@@ -1,10 +1,13 @@
-//! Decides how the configuration's reference page looks: its JSON schema in, one table out. Pure.
+//! Decides how a reference page looks: a JSON schema in, one table out. Pure.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-const HEAD: &str = "<!-- Generated from crds/src/config.rs by `UPDATE_GENERATED=1 cargo test --release -p idempotent-consumer-crds`. -->
+use crate::duration::PATTERN;
+
+/// What stands before the table of the sidecar's file.
+pub(super) const SIDECAR_CONFIG: &str = "<!-- Generated from crds/src/config.rs by `UPDATE_GENERATED=1 cargo test --release -p idempotent-consumer-crds`. -->
 
 # The sidecar's configuration file
 
@@ -32,7 +35,36 @@ Two environment variables count: `IDEMPOTENCY_SOCKET` takes the place of `delive
 |---|---|---|---|
 ";
 
-/// One field of the configuration.
+/// What stands before the table of the resource.
+#[cfg(feature = "crd")]
+pub(super) const RESOURCE: &str = "<!-- Generated from crds/src/v1alpha1.rs by `UPDATE_GENERATED=1 cargo test --release --workspace --test drift`. -->
+
+# IdempotentConsumer, idempotency.dev/v1alpha1
+
+`kubectl explain icon.spec` tells the same. The smallest resource:
+
+```yaml
+apiVersion: idempotency.dev/v1alpha1
+kind: IdempotentConsumer
+metadata: {name: essay-lifecycle}
+spec:
+  topics: [orders.v1]
+  kafka: {bootstrapServers: \"kafka:9092\"}
+  redis: {url: \"redis://redis:6379\"}
+  template:
+    spec:
+      containers: [{name: app, image: \"essay-lifecycle:1.4\"}]
+```
+
+A duration is a number and a unit (`h`, `m`, `s`, `ms`), one or more times: `24h`, `1h30m`, `250ms`. A change of `replicas` or `paused`
+restarts no pod; every other change replaces them one after another, and one of `eventId`, `keyPrefix`, `session.prefix` or the Redis
+all at once.
+
+| field | type | default | meaning |
+|---|---|---|---|
+";
+
+/// One field.
 struct Row {
     path: String,
     kind: String,
@@ -40,11 +72,11 @@ struct Row {
     meaning: String,
 }
 
-/// The page for the configuration that `schema` describes.
-pub(super) fn page(schema: &Value) -> String {
+/// The page for what `schema` describes, with `head` before the table.
+pub(super) fn page(head: &str, schema: &Value) -> String {
     let mut rows = Vec::new();
     walk(schema, schema, "", &mut rows);
-    let mut page = HEAD.to_owned();
+    let mut page = head.to_owned();
     for Row { path, kind, default, meaning } in rows {
         // Writing to a String does not fail.
         let _ = writeln!(page, "| `{path}` | {kind} | {default} | {meaning} |");
@@ -116,7 +148,7 @@ fn kind(root: &Value, node: &Value) -> String {
         return options.iter().map(|o| kind(root, o)).filter(|k| k != "null").collect::<Vec<_>>().join(", ");
     }
     let named = |kind: &str| match kind {
-        "string" if node.get("pattern").is_some() => "duration".to_owned(),
+        "string" if is_duration(node) => "duration".to_owned(),
         "string" => "text".to_owned(),
         "integer" => "number".to_owned(),
         "boolean" => "`true`, `false`".to_owned(),
@@ -134,6 +166,13 @@ fn kind(root: &Value, node: &Value) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// In the sidecar's file a duration is told by its pattern, in the resource by a rule that holds the pattern.
+fn is_duration(node: &Value) -> bool {
+    let pattern = node.get("pattern").and_then(Value::as_str) == Some(PATTERN);
+    let rules = list(node, "x-kubernetes-validations").iter();
+    pattern || rules.filter_map(|rule| rule.get("rule")?.as_str()).any(|rule| rule == format!("self.matches('{PATTERN}')"))
 }
 
 /// [`kind`], in the plural.

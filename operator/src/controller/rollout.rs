@@ -52,7 +52,13 @@ mod tests {
     const WANTED: Wanted<'_> = Wanted { input: "i2", identity: "d2", revision: "r2" };
 
     fn running(input: &str, identity: &str, revision: &str) -> Running {
-        Running { input: input.into(), identity: identity.into(), revision: revision.into(), complete: true, ..Running::default() }
+        Running {
+            input: input.into(),
+            identity: identity.into(),
+            revision: revision.into(),
+            complete: true,
+            ..Running::default()
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crds::config::SidecarConfig;
+use crds::config::{Problems, SidecarConfig};
 use crds::v1alpha1::{IdempotentConsumer, SidecarSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -150,8 +150,10 @@ pub fn validate(
     let config = translate::config(consumer);
     let files = translate::files(spec);
     let mut mistakes = Vec::new();
-    references::check(spec, &files, &references.values, &mut mistakes);
-    mistakes.extend(crds::config::problems(&config).into_iter().map(translate::mistake));
+    references::check(&files, &references.values, &mut mistakes);
+    let mut problems = Problems(config.problems());
+    references::redis(spec, &config.redis, &references.values, &mut problems, &mut mistakes);
+    mistakes.extend(problems.0.into_iter().map(translate::mistake));
     if let Some(rival) = &references.rival {
         mistakes.push(conflict(&config.group, rival));
     }

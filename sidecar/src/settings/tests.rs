@@ -251,6 +251,16 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn librdkafkas_refusals_stand_among_the_others() {
+    let kafka = "kafka: {bootstrapServers: k, properties: {acks: '1', fetch.max.byte: '1', group.id: g}}";
+    let error = load(&format!("{}\n{kafka}\ndelivery: {{path: x}}\n", GOOD.replace("kafka: ", "doneValues: []\n# ")));
+    let Err(SettingsError::Invalid { problems, .. }) = error else { panic!("{error:?}") };
+    let told: Vec<_> = problems.iter().map(|p| p.field.trim_start_matches("kafka.")).collect();
+    let properties = ["properties.acks", "properties.fetch.max.byte", "properties.group.id"];
+    assert_eq!(told, [&["bootstrapServers"], &properties[..], &["delivery.path"]].concat());
+}
+
+#[test]
 fn a_certificate_and_another_ones_key_are_refused() {
     let files = "{certificateFile: $DIR/cert.pem, keyFile: $DIR/other-key.pem}";
     let found = mistakes(&format!("kafka: {{bootstrapServers: 'k:9092', tls: {files}}}"));

@@ -80,9 +80,12 @@ fn identity(spec: &IdempotentConsumerSpec, references: &References) -> Value {
         Some(Lookup::Value(value)) => Some(String::from_utf8_lossy(value).into_owned()),
         _ => None,
     };
-    let servers: Vec<String> = spec.redis.url.as_ref().or(secret.as_ref()).map_or_else(Vec::new, |list| {
-        list.split(',').map(|url| server(url.trim())).collect()
-    });
+    let servers: Vec<String> = spec
+        .redis
+        .url
+        .as_ref()
+        .or(secret.as_ref())
+        .map_or_else(Vec::new, |list| list.split(',').map(|url| server(url.trim())).collect());
     json!({
         "eventId": spec.event_id,
         "keyPrefix": spec.key_prefix,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::config::redis_url;
+use crds::config::{Problems, RedisConfig, redis_url};
 use crds::v1alpha1::IdempotentConsumerSpec;
 
 use super::super::dereference::{Lookup, Reference};
@@ -10,12 +10,7 @@ use super::translate::{field_of_file, of_secret};
 use super::{Mistake, MountedFile, Reason};
 
 /// Notes what is absent or unusable.
-pub(super) fn check(
-    spec: &IdempotentConsumerSpec,
-    files: &[MountedFile],
-    values: &BTreeMap<Reference, Lookup>,
-    mistakes: &mut Vec<Mistake>,
-) {
+pub(super) fn check(files: &[MountedFile], values: &BTreeMap<Reference, Lookup>, mistakes: &mut Vec<Mistake>) {
     for MountedFile { path, source } in files {
         let Reference { kind, name, key } = source;
         let (reason, message) = match values.get(source) {
@@ -33,7 +28,6 @@ pub(super) fn check(
         };
         mistakes.push(Mistake { reason, field: field_of_file(path), message });
     }
-    redis(spec, values, mistakes);
 }
 
 /// What is wrong with a value by itself. The sidecar looks closer, and would not start; a certificate is left to it.
@@ -48,27 +42,23 @@ fn unusable(path: &str, value: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The URL in a Secret, and what it has to do with the fields beside it.
-fn redis(spec: &IdempotentConsumerSpec, values: &BTreeMap<Reference, Lookup>, mistakes: &mut Vec<Mistake>) {
+/// The URL in a Secret: what is wrong with it, and what it has to do with the fields beside it.
+pub(super) fn redis(
+    spec: &IdempotentConsumerSpec,
+    config: &RedisConfig,
+    values: &BTreeMap<Reference, Lookup>,
+    problems: &mut Problems,
+    mistakes: &mut Vec<Mistake>,
+) {
     let Some(source) = spec.redis.url_from.as_ref().map(of_secret) else { return };
     let Some(Lookup::Value(value)) = values.get(&source) else { return };
-    let Ok(list) = std::str::from_utf8(value) else { return };
-    let field = "spec.redis.urlFrom";
-    let mut tell = |message: String| {
-        mistakes.push(Mistake { reason: Reason::InvalidReference, field: field.into(), message });
-    };
+    let Some(list) = std::str::from_utf8(value).ok().filter(|list| !list.trim().is_empty()) else { return };
     match redis_url::parse(list.trim_end_matches(['\r', '\n']), spec.redis.topology) {
-        Err(wrong) => tell(format!("the URL in it {wrong}")),
-        Ok(urls) => {
-            if urls.username && spec.redis.username_from.is_some() {
-                tell("the URL in it names a user, and usernameFrom does: one of the two".into());
-            }
-            if urls.password && spec.redis.password_from.is_some() {
-                tell("the URL in it holds a password, and passwordFrom does: one of the two".into());
-            }
-            if !urls.tls && spec.redis.tls.is_some() {
-                tell("the URL in it asks for no TLS, and redis.tls is set: a URL that does begins with rediss://".into());
-            }
-        }
+        Err(wrong) => mistakes.push(Mistake {
+            reason: Reason::InvalidReference,
+            field: "spec.redis.urlFrom".into(),
+            message: format!("the URL in it {wrong}"),
+        }),
+        Ok(urls) => urls.agree("the URL in redis.urlFrom", config, problems),
     }
 }

@@ -56,7 +56,8 @@ fn names(pod: &Map<String, Value>, tell: &mut impl FnMut(String, String)) {
     }
     for (index, found) in list(pod, "volumes").iter().enumerate() {
         if let Some(name) = text(found, "name").filter(|name| name.starts_with(volume::PREFIX)) {
-            let message = format!("`{name}`: names that begin with `{}` are the operator's: choose another", volume::PREFIX);
+            let message =
+                format!("`{name}`: names that begin with `{}` are the operator's: choose another", volume::PREFIX);
             tell(format!("spec.template.spec.volumes[{index}].name"), message);
         }
     }
@@ -71,7 +72,9 @@ fn ports(spec: &IdempotentConsumerSpec, containers: &[Value], tell: &mut impl Fn
     }
     for (index, container) in containers.iter().enumerate() {
         let ports = container.get("ports").and_then(Value::as_array).into_iter().flatten();
-        for (at, _) in ports.enumerate().filter(|(_, p)| p.get("containerPort").and_then(Value::as_i64) == Some(i64::from(admin))) {
+        for (at, _) in
+            ports.enumerate().filter(|(_, p)| p.get("containerPort").and_then(Value::as_i64) == Some(i64::from(admin)))
+        {
             tell(format!("spec.template.spec.containers[{index}].ports[{at}].containerPort"), message.clone());
         }
     }
@@ -82,11 +85,13 @@ fn socket(containers: &[Value], tell: &mut impl FnMut(String, String)) {
     for (index, container) in containers.iter().enumerate() {
         let member = |field: &str| container.get(field).and_then(Value::as_array).into_iter().flatten().enumerate();
         for (at, _) in member("volumeMounts").filter(|(_, mount)| text(mount, "mountPath") == Some(path::RUN)) {
-            let message = format!("`{}` is where the operator mounts the socket's folder: choose another path", path::RUN);
+            let message =
+                format!("`{}` is where the operator mounts the socket's folder: choose another path", path::RUN);
             tell(format!("spec.template.spec.containers[{index}].volumeMounts[{at}].mountPath"), message);
         }
         for (at, _) in member("env").filter(|(_, set)| text(set, "name") == Some(variable::SOCKET)) {
-            let message = format!("`{}` is the operator's to set: leave it out, and listen where it says", variable::SOCKET);
+            let message =
+                format!("`{}` is the operator's to set: leave it out, and listen where it says", variable::SOCKET);
             tell(format!("spec.template.spec.containers[{index}].env[{at}].name"), message);
         }
     }

@@ -2,11 +2,12 @@
 //! round where a mistake is. Pure.
 
 use crds::config::{
-    AdminConfig, DeliveryConfig, EventIdRule, KafkaConfig, KafkaSasl, KafkaTls, Problem, RedisConfig, SidecarConfig, VERSION,
+    AdminConfig, DeliveryConfig, EventIdRule, KafkaConfig, KafkaSasl, KafkaTls, Problem, RedisConfig, SidecarConfig,
+    VERSION,
 };
 use crds::v1alpha1::{
-    EventIdRuleName, EventIdSpec, FileSource, IdempotentConsumer, IdempotentConsumerSpec, KafkaSpec, KeyRef, RedisSpec, SecretSource,
-    TlsSpec,
+    EventIdRuleName, EventIdSpec, FileSource, IdempotentConsumer, IdempotentConsumerSpec, KafkaSpec, KeyRef, RedisSpec,
+    SecretSource, TlsSpec,
 };
 
 use super::super::build::path;
