@@ -51,6 +51,10 @@ pub struct SidecarConfig {
     /// Stops the flow and keeps everything else as it is.
     #[serde(default)]
     pub paused: bool,
+    /// File that says `true` or `false`: stops and resumes the flow while the sidecar runs; an absolute path. Read every second;
+    /// while there is no such file `paused` counts, and anything else in it changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_file: Option<PathBuf>,
     /// The lives of sidecars, by which a dead one's claims are told.
     #[serde(default)]
     pub session: SessionConfig,

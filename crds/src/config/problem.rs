@@ -54,6 +54,7 @@ pub fn example(path: &str) -> Option<&'static str> {
         "keyPrefix" => "\"idempotency:{group}:{topic}:{type}:\"",
         "doneValues" => "[processed]",
         "paused" => "false",
+        "pausedFile" => "/etc/idempotency/flow/paused",
         "session" => "{ttl: 10s}",
         "session.prefix" => "\"idempotency:session:\"",
         "session.ttl" => "10s",

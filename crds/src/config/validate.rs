@@ -254,6 +254,9 @@ fn whole(config: &SidecarConfig, problems: &mut Problems) {
         );
         problems.add_like("drainTimeout", wrong, show(revoke / 10));
     }
+    if let Some(file) = &config.paused_file {
+        absolute("pausedFile", file, problems);
+    }
     if let Some(folder) = &config.state_dir {
         absolute("stateDir", folder, problems);
     }

@@ -202,6 +202,7 @@ fn each_mistake_is_told_by_its_field() {
         ("admin: {bind: 'localhost:9464'}", "admin.bind", "no IP address"),
         ("admin: {drainTokenFile: $DIR/empty}", "admin.drainTokenFile", "is empty"),
         ("stateDir: run", "stateDir", "no absolute path"),
+        ("pausedFile: paused", "pausedFile", "no absolute path"),
     ];
     for (lines, field, wrong) in cases {
         let found = mistakes(lines);
@@ -227,6 +228,7 @@ fn right_values_at_their_bounds_are_taken() {
         "redis: {url: 'redis://r', usernameFile: $DIR/username, passwordFile: $DIR/password}",
         "delivery: {path: '/events?from=kafka', port: 65535, maxAttempts: 1, deadLetterTopic: d}",
         "admin: {bind: '[::]:0'}",
+        "pausedFile: /nowhere/paused",
     ] {
         assert_eq!(mistakes(lines), BTreeMap::new(), "{lines}");
     }

@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) restart: bool,
     /// The store forgets everything.
     pub(crate) flush: bool,
+    /// The flow of single sidecars is stopped for a while.
+    pub(crate) pause: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +83,7 @@ enum Action {
     Terminate,
     End { sidecar: usize, life: u32 },
     Flush,
+    Pause { sidecar: usize, paused: bool },
 }
 
 struct Sidecar {
@@ -115,6 +118,7 @@ pub(crate) struct Seen {
     pub(crate) left: u64,
     pub(crate) joined_again: u64,
     pub(crate) flushed: u64,
+    pub(crate) paused: u64,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -128,6 +132,7 @@ impl std::ops::AddAssign for Seen {
         self.left += more.left;
         self.joined_again += more.joined_again;
         self.flushed += more.flushed;
+        self.paused += more.paused;
     }
 }
 
@@ -233,6 +238,11 @@ impl World {
             }
             if faults.flush && self.rng.random_bool(0.05) {
                 self.after(at, Action::Flush);
+            }
+            if faults.pause && self.rng.random_bool(0.2) {
+                let (sidecar, long) = (self.rng.random_range(0..self.plan.sidecars), self.rng.random_range(1..20_000));
+                self.after(at, Action::Pause { sidecar, paused: true });
+                self.after(at + long, Action::Pause { sidecar, paused: false });
             }
             if faults.app_down && self.rng.random_bool(0.1) {
                 let (sidecar, long) =
@@ -390,6 +400,7 @@ impl World {
                 self.store = Store::default();
                 self.seen.flushed += 1;
             }
+            Action::Pause { sidecar, paused } => self.pause(sidecar, paused),
             Action::AppDown { sidecar, down } => {
                 self.tell(format!("app {sidecar} down: {down}"));
                 self.app_down[sidecar] = down;
@@ -418,6 +429,9 @@ impl World {
         let saved = found.pipeline.gate().take_save();
         let ops = found.pipeline.gate().take_ops();
         let due = found.pipeline.next_due();
+        if effects.iter().any(|effect| matches!(effect, Effect::Deliver { .. })) && found.pipeline.status(now).paused {
+            self.broken = Some(format!("sidecar {sidecar} delivers while it is paused or drained"));
+        }
         if let Some(saved) = saved {
             self.saved[sidecar] = saved;
         }

@@ -36,6 +36,7 @@ fn files_that_are_not_there_are_no_mistake() {
         "redis": {"urlFile": file("url"), "passwordFile": file("redis"), "caFile": file("redis-ca.crt")},
         "admin": {"drainTokenFile": file("token")},
         "stateDir": "/nowhere",
+        "pausedFile": file("paused"),
     });
     assert_eq!(told(fields), [""; 0]);
 }
