@@ -109,7 +109,7 @@ async fn a_rolled_back_deployment_finds_its_configuration(space: Arc<Space>) -> 
 /// Name of the ConfigMap that new pods read.
 async fn configuration(space: &Space) -> anyhow::Result<String> {
     let deployment = space.api::<Deployment>().get("app").await?;
-    let template = deployment.spec.context("a spec")?.template.metadata.context("metadata")?;
+    let template = deployment.spec.template.metadata.context("metadata")?;
     let annotations = template.annotations.context("annotations")?;
     annotations.get("idempotency.dev/config").cloned().context("an annotation that names the configuration")
 }

@@ -97,9 +97,9 @@ async fn it_is_upgraded_and_apps_follow_when_told(space: Arc<Space>) -> anyhow::
     // Told to: the others follow, a few at a time.
     let first = space.containers("app-1").await?;
     let rolling = Install { upgrade: "Rolling", ..next.clone() };
-    let watched = Arc::clone(&space);
-    let most = tokio::spawn(async move { most_at_once(&watched, &images::next(&images::sidecar())).await });
-    operator::install(&space.client, &rolling).await?;
+    let (most, installed) = tokio::join!(most_at_once(&space, &next.sidecar_image), operator::install(&space.client, &rolling));
+    installed?;
+    let most = most?;
     for name in ["app-2", "app-3", "app-4"] {
         patiently(format!("{name} has the new sidecar"), SOON * 2, async || {
             let images = sidecars(&space, name).await?;
@@ -108,7 +108,6 @@ async fn it_is_upgraded_and_apps_follow_when_told(space: Arc<Space>) -> anyhow::
         })
         .await;
     }
-    let most = most.await??;
     ensure!(most <= AT_ONCE, "{most} were rolled at once, {AT_ONCE} are allowed");
     ensure!(space.containers("app-1").await? == first, "one that is up to date was touched");
 
@@ -126,7 +125,7 @@ async fn most_at_once(space: &Space, sidecar: &str) -> anyhow::Result<usize> {
         let all = api.list(&ListParams::default()).await?.items;
         let incomplete = |deployment: &&Deployment| {
             let status = deployment.status.clone().unwrap_or_default();
-            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let wanted = deployment.spec.replicas.unwrap_or(1);
             let all = [status.updated_replicas, status.available_replicas, status.replicas];
             status.observed_generation != deployment.metadata.generation || all.iter().any(|n| n.unwrap_or(0) != wanted)
         };

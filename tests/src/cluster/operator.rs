@@ -78,7 +78,7 @@ pub async fn rolled_out(client: &Client) {
     let api: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     patiently("the operator is rolled out", START, async || {
         let deployment = api.get(DEPLOYMENT).await?;
-        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let wanted = deployment.spec.replicas.unwrap_or(1);
         let status = deployment.status.unwrap_or_default();
         let all = [status.updated_replicas, status.available_replicas, status.replicas];
         let seen = status.observed_generation == deployment.metadata.generation;

@@ -40,7 +40,6 @@ const ADMIN: u16 = 9464;
 const MANAGER: &str = "kubectl-client-side-apply";
 
 /// A test's namespace.
-#[derive(Debug)]
 pub struct Space {
     /// Its servers, folder and names.
     pub env: Env,
@@ -50,6 +49,12 @@ pub struct Space {
     pub namespace: String,
     /// What its apps report.
     pub ledger: LedgerServer,
+}
+
+impl Debug for Space {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Space({})", self.namespace)
+    }
 }
 
 impl std::ops::Deref for Space {
