@@ -89,10 +89,15 @@ async fn a_rolled_back_deployment_finds_its_configuration(space: Arc<Space>) -> 
         space.api::<ConfigMap>().get(name).await.with_context(|| format!("ConfigMap {name}"))?;
     }
     // Somebody rolls back by hand. The operator puts it right, and no pod waits for a ConfigMap meanwhile.
+    let before = space.api::<Deployment>().get("app").await?.metadata.generation;
     space.kubectl(&["rollout", "undo", "deployment/app"]).await?;
-    space.event("app", "Corrected").await;
+    patiently("the operator's word stands", SOON, async || {
+        let (now, generation) = (configuration(&space).await?, space.api::<Deployment>().get("app").await?.metadata.generation);
+        ensure!(now == second && generation >= before.map(|before| before + 2), "{now} of generation {generation:?}");
+        Ok(())
+    })
+    .await;
     space.rolled_out("app", 1).await?;
-    ensure!(configuration(&space).await? == second, "the operator's word stands");
     let events = space.kubectl(&["get", "events", "--field-selector=reason=FailedMount"]).await?;
     ensure!(!events.contains("-config-"), "{events}");
 
