@@ -5,6 +5,7 @@
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make dist    the binary as it is shipped
+#   make cluster-up, cluster-down   a Kubernetes node without Docker (tests/cluster); CLUSTER=NAME for one beside others
 #   make advisories   known vulnerabilities of the dependencies; apart, since a new one breaks a build that nobody changed
 
 SHELL := /bin/bash
@@ -15,7 +16,8 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test bench lint clippy fmt fmt-check deny advisories setup setup-build dist
+.PHONY: demo test bench lint clippy fmt fmt-check deny advisories setup setup-build dist \
+  cluster-up cluster-down
 
 demo: setup-build
 	cargo run $(PROFILE) --quiet --bin sidecar -- demo
@@ -50,6 +52,13 @@ advisories:
 
 dist: setup-build
 	cargo build --profile dist --locked --bin sidecar
+
+cluster-up:
+	scripts/setup e2e
+	tests/cluster/up
+
+cluster-down:
+	tests/cluster/down
 
 setup:
 	scripts/setup test
