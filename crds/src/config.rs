@@ -269,7 +269,8 @@ pub struct DeliveryConfig {
     pub batch: BatchConfig,
     /// Pause after a failed delivery, growing from `min` to `max`.
     pub backoff: BackoffConfig,
-    /// Requests for one event after which it goes to the dead-letter topic; absent means never. Needs `deadLetterTopic`.
+    /// Requests for one event after which it goes to the dead-letter topic; absent means never. Needs `deadLetterTopic`. Only
+    /// requests count that this sidecar has sent: where a partition changes hands, its new owner begins to count anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
     /// Topic for rejected and exhausted events; none of `topics`.

@@ -85,6 +85,15 @@ impl Terms {
     }
 }
 
+/// What became of an event here before it was withdrawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The highest attempt under which a request may have left.
+    pub attempt: u32,
+    /// It is not claimed again before.
+    pub not_before: Time,
+}
+
 /// The gate of one sidecar.
 pub struct Gate {
     config: GateConfig,
@@ -162,16 +171,34 @@ impl Gate {
 
     /// Asks for an event. The answer is a [`Verdict`]; until then [`Gate::stance`] tells how it stands.
     pub fn request(&mut self, ticket: Ticket, key: &Key, fingerprint: Option<Fingerprint>, terms: Terms, now: Time) {
+        self.request_again(ticket, key, fingerprint, terms, Past::default(), now);
+    }
+
+    /// The same for an event that was delivered from here before, and withdrawn since: the gate has forgotten it.
+    pub fn request_again(
+        &mut self,
+        ticket: Ticket,
+        key: &Key,
+        fingerprint: Option<Fingerprint>,
+        terms: Terms,
+        past: Past,
+        now: Time,
+    ) {
         let asker = Asker { ticket, fingerprint };
         if let Some(&at) = self.by_key.get(&key.digest()) {
             if let State::Completing { fingerprint: done, .. } = self.slots[at].state {
                 return self.tell_duplicate(asker, done);
             }
-            self.slots[at].waiters.push_back(asker);
+            let slot = &mut self.slots[at];
+            slot.floor = slot.floor.max(past.attempt);
+            slot.waiters.push_back(asker);
             self.promote_if_free(at, now);
             return;
         }
-        let at = self.slots.insert(Slot::new(key.clone(), asker, terms));
+        let mut slot = Slot::new(key.clone(), asker, terms);
+        slot.floor = past.attempt;
+        slot.not_before = past.not_before;
+        let at = self.slots.insert(slot);
         self.by_key.insert(key.digest(), at);
         self.start_claim(at, now);
     }
@@ -285,7 +312,7 @@ impl Gate {
         match claim::settle(claim, Settlement::Release { sent }, ttl, claim_ttl).zip(session) {
             // While the store is away nothing can be released; when it returns, a new session takes over.
             Some((op, session)) if !self.breaker.is_open() => {
-                self.slots[at].state = State::Releasing { session };
+                self.slots[at].state = State::Releasing { session, op: op.clone(), tries: 0 };
                 self.ops.push((Token::Release(at), op));
             }
             _ => self.slots[at].state = State::Idle,

@@ -14,6 +14,8 @@ mod config;
 mod consumer;
 mod context;
 mod group;
+mod incarnation;
+mod lookup;
 pub mod mock;
 pub mod producer;
 mod reader;
@@ -118,11 +120,20 @@ pub enum KafkaEvent {
     },
     /// How far assigned partitions reach, as the last fetches saw them: lag is the end minus the watermark.
     Lag(Vec<Extent>),
-    /// The committed offset was out of range, so reading started again at the earliest: records were lost, or come again.
+    /// Reading starts again at the earliest record: the committed offset was out of range, or another topic's of that name, or
+    /// the log was cut off. Records were lost, or come again. Where the partition was being read, `Lost` and `Assigned` follow.
     OffsetReset {
         /// The partition.
         partition: TopicPartition,
         /// librdkafka's words.
+        message: String,
+    },
+    /// A topic of ours was deleted and created again: what was read and not settled is another topic's. Nothing more can be
+    /// committed for it, and this client is of no use for it any more: the process must end, and start again.
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// What happened, in words.
         message: String,
     },
     /// Something does not work and is tried again: a topic that may not be read, a group that speaks another protocol.

@@ -13,6 +13,7 @@ pub mod deliver;
 pub mod demo;
 pub mod event_id;
 pub mod gate;
+pub mod guard;
 pub mod kafka;
 pub mod logging;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use sidecar::args::{self, Command, exit};
 use sidecar::{demo, event_id, logging, run};
@@ -32,7 +33,10 @@ fn consume(settings: sidecar::settings::Settings) -> ExitCode {
         (Ok(main), Ok(kafka)) => (main, kafka),
         (Err(error), _) | (_, Err(error)) => return args::tell(&error, exit::INTERNAL),
     };
-    match main.block_on(run::run(settings, kafka.handle())) {
+    let ended = main.block_on(run::run(settings, kafka.handle()));
+    // A commit may wait for a broker that is away; what it would commit comes again.
+    kafka.shutdown_timeout(Duration::from_secs(1));
+    match ended {
         Ok(()) => ExitCode::from(exit::DRAINED),
         Err(error) => {
             tracing::error!(%error, "the sidecar ends");

@@ -240,7 +240,6 @@ fn judge_status(text: Option<&str>, code: u16, retry_after: Option<Duration>, by
         (_, Some(Word::Success)) => Outcome::Completed,
         (_, Some(Word::Drop)) => Outcome::Rejected(Reason::Drop),
         (_, Some(Word::Retry)) => failed(Reason::Retry),
-        (Some(text), None) if success => failed(Reason::UnknownStatus(text.chars().take(64).collect())),
         _ if success => Outcome::Completed,
         _ if matches!(code, 400 | 409 | 422) => Outcome::Rejected(by_code),
         _ => failed(by_code),
@@ -249,6 +248,11 @@ fn judge_status(text: Option<&str>, code: u16, retry_after: Option<Duration>, by
 
 fn whole_batch(text: Option<&str>, code: u16, retry_after: Option<Duration>, count: usize) -> Vec<Outcome> {
     let text = text.filter(|text| !text.trim().is_empty());
+    // Here the word stands for the events' own results: one that is none of ours says nothing of them.
+    if let Some(unknown) = text.filter(|text| known(text).is_none() && (200..300).contains(&code)) {
+        let reason = Reason::UnknownStatus(unknown.chars().take(64).collect());
+        return vec![Outcome::Failed { reason, retry_after, sent: true }; count];
+    }
     vec![whole(judge_status(text, code, retry_after, Reason::Status(code)), count); count]
 }
 

@@ -21,12 +21,12 @@ use crds::status::Counters;
 use rand::Rng;
 use slab::Slab;
 
-use crate::claim::{Claim, Key, KeyPrefix};
+use crate::claim::{Claim, Key, KeyPrefix, LONGEST_TYPE};
 use crate::clock::Time;
 use crate::dead_letter::DeadLetter;
 use crate::deliver::Parcel;
 use crate::event_id::Identity;
-use crate::gate::{Gate, Terms, Ticket, Verdict};
+use crate::gate::{Gate, Past, Terms, Ticket, Verdict};
 use crate::kafka::{Arrival, CommitRequest};
 use crate::record::{Offset, Record, TopicPartition};
 
@@ -47,7 +47,7 @@ pub use report::{Finding, Load};
 /// Claims that run ahead of the deliveries of one queue.
 const CLAIMS_AHEAD: usize = 128;
 
-/// Key prefixes that are kept rendered; event types are few, and a stranger's can't fill the memory.
+/// Key prefixes that are kept rendered; event types are few and short, and a stranger's can't fill the memory.
 const PREFIXES: usize = 1_024;
 
 /// How the pipeline works.
@@ -163,6 +163,8 @@ pub enum Effect {
     Drained {
         /// Events under way that are not settled.
         remaining: usize,
+        /// Ids that the store does not know to be done yet.
+        unwritten: usize,
         /// What is settled is known to be committed.
         committed: bool,
     },
@@ -185,6 +187,8 @@ struct Entry {
     failures: u32,
     /// Requests that reached the app, or may have. The gate forgets them when the event is withdrawn, as when the app is down.
     requests: u32,
+    /// The highest attempt that was sent, and the end of the pause after it: for when it has.
+    past: Past,
     /// It goes into no larger batch.
     batch_cap: usize,
 }
@@ -392,6 +396,7 @@ impl Pipeline {
             phase: Phase::Queued,
             failures: 0,
             requests: 0,
+            past: Past::default(),
             batch_cap: self.config.batch,
         });
         self.queues[queue].entries.push_back(entry);
@@ -405,6 +410,9 @@ impl Pipeline {
         let place = (topic.clone(), event_type.clone());
         let prefix = self.prefixes.get(&place).cloned().unwrap_or_else(|| {
             let prefix = Arc::new(KeyPrefix::render(&config.key_prefix, &config.group, topic, event_type));
+            if place.1.len() > LONGEST_TYPE {
+                return prefix;
+            }
             if self.prefixes.len() >= PREFIXES {
                 self.prefixes.clear();
             }

@@ -73,9 +73,15 @@ pub enum RunError {
     /// The Kafka client is of no use any more.
     #[error("kafka: {0}")]
     Fatal(String),
+    /// A topic was deleted and created again under the client.
+    #[error("kafka: {0}; start the sidecar again, it reads the new topic from its beginning")]
+    Recreated(String),
     /// The folder for the sessions can't be used.
     #[error("stateDir: {0}")]
     StateDir(std::io::Error),
+    /// What is done is not known to those who have to know it, since they are away.
+    #[error("{0}")]
+    Unrecorded(&'static str),
     /// The time for draining was over before everything was settled.
     #[error("{0} events were still under way when drainTimeout was over: they come again, with a higher attempt")]
     Undrained(usize),
@@ -87,7 +93,12 @@ impl RunError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Kafka(KafkaError::Property { .. }) | Self::Redis(_) => 64,
-            Self::Bind { .. } | Self::Fatal(_) | Self::StateDir(_) | Self::Kafka(_) => 69,
+            Self::Bind { .. }
+            | Self::Fatal(_)
+            | Self::Recreated(_)
+            | Self::Unrecorded(_)
+            | Self::StateDir(_)
+            | Self::Kafka(_) => 69,
             Self::Undrained(_) => 70,
         }
     }
@@ -141,11 +152,14 @@ pub struct Service {
     /// Who waits for a drain.
     drains: Vec<oneshot::Sender<DrainReport>>,
     membership: UnboundedSender<bool>,
+    member: JoinHandle<()>,
     app_watch: Option<JoinHandle<()>>,
     heartbeat: Arc<AtomicU64>,
     /// Round trips to the store that are under way.
     asked: usize,
     ending: Ending,
+    /// Why it ends, other than that it was asked to.
+    failure: Option<RunError>,
     admin: JoinHandle<()>,
     settings: Settings,
 }
@@ -198,7 +212,7 @@ impl Service {
             tracing::info!(%address, "admin listening");
         }
         let admin = tokio::spawn(admin.serve(listener, std::future::pending()));
-        let membership = keep_membership(consumer.clone());
+        let (membership, member) = keep_membership(consumer.clone());
         Ok(Self {
             batch: config.delivery.batch.max_events > 1,
             pipeline,
@@ -216,10 +230,12 @@ impl Service {
             commands,
             drains: Vec::new(),
             membership,
+            member,
             app_watch: None,
             heartbeat,
             asked: 0,
             ending: Ending::default(),
+            failure: None,
             admin,
             settings,
         })
@@ -234,7 +250,8 @@ impl Service {
     /// Consumes until `terminated`, then drains and leaves the group.
     ///
     /// # Errors
-    /// [`RunError::Fatal`] when the Kafka client fails for good, [`RunError::Undrained`] when the drain took too long.
+    /// [`RunError::Fatal`] when the Kafka client fails for good, [`RunError::Recreated`] when a topic is another than before,
+    /// [`RunError::Undrained`] when the drain took too long, [`RunError::Unrecorded`] when Kafka or Redis was away at its end.
     pub async fn serve(mut self, terminated: impl Future<Output = ()>) -> Result<(), RunError> {
         let mut terminated = std::pin::pin!(terminated);
         let mut inputs = Vec::with_capacity(TURN);
@@ -245,7 +262,7 @@ impl Service {
             let now = Time::now();
             self.heartbeat.store(millis(now), Ordering::Relaxed);
             self.pipeline.advance(now);
-            self.perform(now);
+            self.perform();
             // The session that is given up at the end is no loss to tell of.
             if !self.ending.is_closing() {
                 self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
@@ -286,11 +303,16 @@ impl Service {
             watch.abort();
         }
         drop(self.membership);
+        // It lets go of the consumer, which could not be closed else.
+        let _ = self.member.await;
         if let Ok(consumer) = Arc::try_unwrap(self.consumer) {
             consumer.close(Duration::from_secs(5)).await;
         }
         tracing::info!("ended");
-        ended.map_err(RunError::Undrained)
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => ended.map_err(RunError::Undrained),
+        }
     }
 
     fn input(&mut self, input: Input, now: Time) {
@@ -332,8 +354,8 @@ impl Service {
             KafkaEvent::Left => self.ending.left(),
             KafkaEvent::Committed { partition, offset, .. } => pipeline.committed(&partition, offset),
             KafkaEvent::CommitFailed { partition, offset, error, .. } => {
-                tracing::warn!(%partition, offset, error, "a commit failed; it is tried again");
-                pipeline.commit_failed(&partition);
+                tracing::debug!(%partition, offset, error, "a commit failed; it is tried again");
+                pipeline.commit_failed(&partition, &error);
             }
             KafkaEvent::Topics { missing, partitions } => pipeline.topics_found(missing, partitions),
             KafkaEvent::Brokers { up, message } => pipeline.brokers((!up).then_some(message)),
@@ -342,14 +364,20 @@ impl Service {
                     pipeline.extent_of(&partition, end, committed);
                 }
             }
-            KafkaEvent::OffsetReset { partition, message } => pipeline.offset_reset(Some(&partition), &message),
-            KafkaEvent::Problem { partition, message } => pipeline.problem(partition.as_ref(), message),
+            KafkaEvent::OffsetReset { partition, message } => pipeline.offset_reset(Some(&partition), &message, now),
+            KafkaEvent::Problem { partition, message } => pipeline.problem(partition.as_ref(), message, now),
             KafkaEvent::Fatal(message) => return Err(RunError::Fatal(message)),
+            KafkaEvent::Recreated { topic, message } => {
+                tracing::error!(message, "draining, to start again with what is there now");
+                pipeline.recreated(&topic, now);
+                self.ending.begin(pipeline, now);
+                self.failure.get_or_insert(RunError::Recreated(message));
+            }
         }
         Ok(())
     }
 
-    fn perform(&mut self, now: Time) {
+    fn perform(&mut self) {
         // A successor must know of a session before its key exists.
         if let Some(sessions) = self.pipeline.gate().take_save()
             && let Err(error) = self.sessions_file.write(&sessions)
@@ -364,17 +392,18 @@ impl Service {
             }
         }
         for effect in self.pipeline.take_effects() {
-            self.perform_one(effect, now);
+            self.perform_one(effect);
         }
     }
 
-    fn perform_one(&mut self, effect: Effect, now: Time) {
+    fn perform_one(&mut self, effect: Effect) {
         match effect {
             Effect::Deliver { id, parcels } => self.send(id, parcels),
             Effect::Copy { id, topic, record, about } => {
-                let (producer, inbox) = (self.producer.clone(), self.inbox.clone());
+                // Queued here, in the order of the records.
+                let (written, inbox) = (self.producer.enqueue(topic, about.wrap(&record)), self.inbox.clone());
                 tokio::spawn(async move {
-                    let result = producer.send(&topic, about.wrap(&record)).await;
+                    let result = written.await;
                     let _ = inbox.send(Input::Copied { id, result });
                 });
             }
@@ -394,7 +423,7 @@ impl Service {
                 let _ = self.membership.send(false);
             }
             Effect::WatchApp { restarted } => self.watch_app(restarted),
-            Effect::Drained { remaining, committed } => self.drained(remaining, committed, now),
+            Effect::Drained { remaining, unwritten, committed } => self.drained(remaining, unwritten, committed),
         }
     }
 
@@ -433,21 +462,25 @@ impl Service {
         self.app_watch = Some(tokio::spawn(watch));
     }
 
-    fn drained(&mut self, remaining: usize, committed: bool, now: Time) {
-        tracing::info!(remaining, committed, "drained");
-        let message = match (remaining, committed) {
-            (0, true) => "everything is settled and committed",
-            (0, false) => {
+    fn drained(&mut self, remaining: usize, unwritten: usize, committed: bool) {
+        tracing::info!(remaining, unwritten, committed, "drained");
+        let message = match (remaining, unwritten, committed) {
+            (0, 0, true) => "everything is settled and committed",
+            (0, 0, false) => {
                 "everything is settled, but Kafka has not taken every offset in time: what is done comes again and is skipped"
             }
+            (0, _, _) => "everything is done, but Redis does not know it yet: if a duplicate comes, it is delivered",
             _ => "the time for draining is over; what is under way settles yet, or comes again",
         };
+        if self.ending.has_begun() && remaining == 0 && (unwritten > 0 || !committed) {
+            self.failure.get_or_insert(RunError::Unrecorded(message));
+        }
         for waiting in self.drains.drain(..) {
-            let settled = remaining == 0 && committed;
+            let settled = remaining == 0 && unwritten == 0 && committed;
             let report = DrainReport { settled, remaining: remaining as u64, message: message.to_owned() };
             let _ = waiting.send(report);
         }
-        self.ending.drained(remaining, now);
+        self.ending.drained(remaining);
     }
 }
 
@@ -481,9 +514,9 @@ fn millis(now: Time) -> u64 {
 }
 
 /// Joins and leaves the group, one after the other.
-fn keep_membership(consumer: Arc<Consumer>) -> UnboundedSender<bool> {
+fn keep_membership(consumer: Arc<Consumer>) -> (UnboundedSender<bool>, JoinHandle<()>) {
     let (membership, mut wishes) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    let member = tokio::spawn(async move {
         while let Some(join) = wishes.recv().await {
             if join {
                 if let Err(error) = consumer.join().await {
@@ -494,7 +527,7 @@ fn keep_membership(consumer: Arc<Consumer>) -> UnboundedSender<bool> {
             }
         }
     });
-    membership
+    (membership, member)
 }
 
 /// Listens for SIGTERM and SIGINT from the call on. Ends with the first; from then on the next one ends the process at once.

@@ -7,6 +7,9 @@
 //!   never used again.
 //! - Wherever a key is gone before its time, also one that is only to be ended, that is told as [`News::DataLost`], and before
 //!   the [`News::Opened`] of the session that follows, where the store answers in the order it is asked.
+//! - A store that comes back empty is told so too where no session was left to be missed: a *mark* of long life stands beside the
+//!   sessions, and is looked at whenever one is opened.
+//! - No session counts as open where the store does not compare and set.
 //! - [`Demand::Save`] comes before the [`Demand::Open`] whose id it names, so that a successor can end what it finds.
 //!
 //! # Assumptions
@@ -30,6 +33,13 @@ pub enum Demand {
     Renew(SessionId),
     /// Delete the key.
     End(SessionId),
+    /// Compare and set the key, in vain: is that permitted at all? A claim that can be made and not taken over, or given back,
+    /// would be held until its TTL ends.
+    Probe(SessionId),
+    /// Create the mark with this session's id for its value, or tell the value it has.
+    Mark(SessionId),
+    /// Set the mark's TTL anew, only if it has this value.
+    KeepMark(SessionId),
 }
 
 /// What an answer to a demand means for everybody else.
@@ -39,8 +49,24 @@ pub enum News {
     Nothing,
     /// A new session is open: claims can be made.
     Opened,
-    /// The key of a session in use was gone before its time: the store has lost data.
+    /// The key of a session in use, or the mark, was gone before its time: the store has lost data.
     DataLost,
+}
+
+/// How long the mark lives. Who was away for longer than that learns nothing from it, and need not: few TTLs are longer.
+pub const MARK_TTL: Duration = Duration::from_secs(30 * 86_400);
+/// How often its TTL is set anew.
+const MARK_EVERY: Duration = Duration::from_secs(3_600);
+
+/// What is known of the mark: a key that every sidecar with the same session prefix shares, and whose value only the store
+/// keeps. Another value means that the store was empty in between.
+#[derive(Debug)]
+struct Mark {
+    /// Its value, and when it was last confirmed.
+    known: Option<(SessionId, Time)>,
+    /// When to look next; `None` while asked.
+    due: Option<Time>,
+    asked: Time,
 }
 
 /// How many of its own sessions a sidecar remembers. An older one's claims look like a stranger's, which is only slower.
@@ -80,6 +106,7 @@ pub struct Sessions {
     replaced: Vec<Life>,
     ending: Vec<End>,
     known: VecDeque<SessionId>,
+    mark: Mark,
     closing: bool,
 }
 
@@ -95,6 +122,7 @@ impl Sessions {
             replaced: Vec::new(),
             ending: inherited.iter().map(|id| End { id: *id, at: Some(now), exists_until: None }).collect(),
             known: inherited.into(),
+            mark: Mark { known: None, due: Some(now), asked: now },
             closing: false,
         }
     }
@@ -186,14 +214,22 @@ impl Sessions {
                 demands.push(Demand::End(end.id));
             }
         }
-        if opens {
-            let id = fresh();
+        let opened = opens.then(fresh);
+        if let Some(id) = opened.or(self.current.as_ref().map(|life| life.id)).filter(|_| !self.closing)
+            && self.mark.due.is_some_and(|due| opens || now >= due)
+        {
+            self.mark.due = None;
+            self.mark.asked = now;
+            demands.push(self.mark.known.map_or(Demand::Mark(id), |(value, _)| Demand::KeepMark(value)));
+        }
+        if let Some(id) = opened {
             self.opening = Some((id, now));
             if self.known.len() >= REMEMBERED {
                 self.known.pop_front();
             }
             self.known.push_back(id);
             demands.push(Demand::Save(self.existing()));
+            demands.push(Demand::Probe(id));
             demands.push(Demand::Open(id));
         }
     }
@@ -205,7 +241,46 @@ impl Sessions {
             Demand::Open(id) => self.opened(*id, reply, now),
             Demand::Renew(id) => self.renewed(*id, reply, now),
             Demand::End(id) => self.ended(*id, reply, now),
+            Demand::Mark(_) | Demand::KeepMark(_) => self.marked(demand, reply, now),
+            Demand::Probe(id) => {
+                if reply.is_err() && self.opening.take_if(|(opening, _)| opening == id).is_some() {
+                    self.open_at = self.open_at.max(now + self.retry_after());
+                }
+                News::Nothing
+            }
         }
+    }
+
+    fn marked(&mut self, demand: &Demand, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        let retry = now + self.retry_after();
+        match (demand, reply) {
+            (Demand::Mark(value), Ok(Reply::Applied)) => {
+                self.mark.known = Some((*value, self.mark.asked));
+                self.mark.due = Some(now + MARK_EVERY);
+            }
+            (Demand::Mark(_), Ok(Reply::Present(value))) => {
+                // Its TTL is set anew as soon as its value is known.
+                self.mark.known = std::str::from_utf8(value).ok().and_then(SessionId::parse).map(|value| (value, now));
+                self.mark.due = Some(if self.mark.known.is_some() { now } else { now + MARK_EVERY });
+            }
+            (Demand::KeepMark(value), Ok(Reply::Applied)) => {
+                self.mark.known = Some((*value, self.mark.asked));
+                self.mark.due = Some(now + MARK_EVERY);
+            }
+            (Demand::KeepMark(value), Ok(_)) => {
+                let confirmed = self.mark.known.take().map_or(now, |(_, confirmed)| confirmed);
+                self.mark.due = Some(now);
+                if now.since(confirmed) < MARK_TTL {
+                    // The next one must have another value, or who knew the last one would not see that there was a loss.
+                    if self.is_current(*value) {
+                        self.rotate();
+                    }
+                    return News::DataLost;
+                }
+            }
+            _ => self.mark.due = Some(retry),
+        }
+        News::Nothing
     }
 
     /// When [`Sessions::poll`] has something to do next, if that is known.
@@ -215,7 +290,9 @@ impl Sessions {
             self.current.iter().chain(&self.replaced).filter(|life| life.asked.is_none()).map(|life| life.due);
         let endings = self.ending.iter().filter_map(|end| end.at);
         let opening = (self.current.is_none() && self.opening.is_none() && !self.closing).then_some(self.open_at);
-        renewals.chain(endings).chain(opening).min()
+        // While no session can be opened the store is away: the mark is looked at with the next one.
+        let mark = self.mark.due.filter(|_| self.current.is_some() && !self.closing);
+        renewals.chain(endings).chain(opening).chain(mark).min()
     }
 
     /// Sessions that may exist in the store: what a successor has to end.

@@ -256,13 +256,18 @@ impl Settings {
             warnings
                 .push("redis.passwordFile: without rediss:// the password goes readable over the network".to_owned());
         }
-        if kafka.properties.get("enable.ssl.certificate.verification").is_some_and(|v| v == "false") {
+        if kafka.properties.get("enable.ssl.certificate.verification").is_some_and(|v| is_false(v)) {
             let wrong =
                 "kafka.properties.enable.ssl.certificate.verification: without it anybody can pose as the broker";
             warnings.push(wrong.to_owned());
         }
         warnings
     }
+}
+
+/// As librdkafka reads it.
+fn is_false(value: &str) -> bool {
+    ["false", "f", "0"].iter().any(|no| value.eq_ignore_ascii_case(no))
 }
 
 #[cfg(test)]

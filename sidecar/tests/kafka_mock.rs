@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{Header as RdHeader, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use sidecar::dead_letter::{DeadLetter, Verdict};
 use sidecar::event_id::{EventId, Identity};
 use sidecar::kafka::mock::EmbeddedBroker;
@@ -64,6 +65,7 @@ struct Member {
     brokers: Option<(bool, String)>,
     left: usize,
     lost: usize,
+    resets: Vec<String>,
     /// Give room back for what arrives.
     release: bool,
 }
@@ -85,6 +87,7 @@ impl Member {
             brokers: None,
             left: 0,
             lost: 0,
+            resets: Vec::new(),
             release: true,
         }
     }
@@ -137,8 +140,9 @@ impl Member {
             KafkaEvent::Topics { missing, partitions } => self.topics = Some((missing, partitions)),
             KafkaEvent::Brokers { up, message } => self.brokers = Some((up, message)),
             KafkaEvent::Problem { message, .. } => self.problems.push(message),
-            KafkaEvent::Fatal(message) => panic!("fatal: {message}"),
-            KafkaEvent::Lag(_) | KafkaEvent::OffsetReset { .. } => {}
+            KafkaEvent::Fatal(message) | KafkaEvent::Recreated { message, .. } => panic!("fatal: {message}"),
+            KafkaEvent::OffsetReset { partition, message } => self.resets.push(format!("{partition}: {message}")),
+            KafkaEvent::Lag(_) => {}
         }
     }
 
@@ -581,15 +585,89 @@ async fn an_offset_out_of_range_is_told() {
     first.close().await;
 
     let mut second = Member::joined(&settings, WIDE).await;
-    let end = tokio::time::Instant::now() + DEADLINE;
-    loop {
-        let event = tokio::time::timeout_at(end, second.events.recv()).await.unwrap().unwrap();
-        if let KafkaEvent::OffsetReset { partition, .. } = &event {
-            assert_eq!(*partition, tp(TOPIC, 0));
-            break;
-        }
-        second.take(event);
-    }
-    second.until("everything again", |m| m.count() == 10).await;
+    second.until("the reset", |m| !m.resets.is_empty()).await;
+    assert!(second.resets[0].starts_with(&format!("{}: ", tp(TOPIC, 0))), "{:?}", second.resets);
+    second.until("everything again", |m| m.offsets().get(&0).is_some_and(|o| o.ends_with(&[8, 9]))).await;
     second.close().await;
+}
+
+/// The broker keeps 5 MiB: what a slow reader has not fetched by then is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_in_the_middle_starts_a_new_assignment() {
+    let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
+    let mut settings = settings(&broker, &[TOPIC]);
+    settings.properties.push(("queued.max.messages.kbytes".into(), Secret::new("64")));
+    produce(&broker, TOPIC, 1, 0, 2_000, 1_000).await;
+    let mut member = Member::new(&settings, Limits { max_records: 10, max_bytes: 1 << 20 });
+    member.release = false;
+    member.consumer().join().await.unwrap();
+    member.until("a few records", |m| m.count() >= 10).await;
+    let (place, before) = (tp(TOPIC, 0), member.held[&tp(TOPIC, 0)]);
+    let old = CommitRequest { partition: place.clone(), epoch: before, offset: 10 };
+    produce(&broker, TOPIC, 1, 2_000, 10_000, 1_000).await;
+
+    member.release = true;
+    member.drain();
+    member.consumer().budget().release(&place, before, member.count(), 1 << 20);
+    member.until("a new assignment", |m| m.held.get(&place).is_some_and(|epoch| *epoch > before)).await;
+    assert_eq!((member.lost, member.resets.len()), (1, 1), "{:?}", member.resets);
+    let first = member.count();
+    member.until("the last record", |m| m.records[&place].last().is_some_and(|r| r.offset == 11_999)).await;
+    let again = member.offsets()[&0][first..].to_vec();
+    assert_eq!(again, (again[0]..12_000).collect::<Vec<_>>(), "each once, and in order");
+    assert!(again[0] > 2_000, "{}", again[0]);
+
+    let new = CommitRequest { partition: place.clone(), epoch: member.held[&place], offset: 11_000 };
+    member.consumer().commit(vec![old]);
+    member.consumer().commit(vec![new]);
+    member.until("the commit", |m| !m.committed.is_empty()).await;
+    assert_eq!(member.committed[&place], 11_000, "nothing of the old assignment is committed");
+    member.close().await;
+}
+
+/// What is committed for the group, and the note that stands with it.
+fn noted(broker: &EmbeddedBroker) -> (i64, String) {
+    let client = plain_client(broker);
+    let mut list = TopicPartitionList::new();
+    list.add_partition(TOPIC, 0);
+    let list = client.committed_offsets(list, Duration::from_secs(10)).unwrap();
+    let element = &list.elements()[0];
+    (element.offset().to_raw().unwrap(), element.metadata().to_owned())
+}
+
+fn plain_client(broker: &EmbeddedBroker) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker.bootstrap_servers()).set("group.id", "group").create().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offset_that_was_committed_in_another_topic_of_that_name_counts_for_nothing() {
+    let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
+    let settings = settings(&broker, &[TOPIC]);
+    produce(&broker, TOPIC, 1, 0, 10, 10).await;
+    let mut list = TopicPartitionList::new();
+    let mut entry = list.add_partition(TOPIC, 0);
+    entry.set_offset(rdkafka::Offset::Offset(8)).unwrap();
+    entry.set_metadata("topic-id=xGmLBwoJRn6vJYGr2rJ0Xw");
+    plain_client(&broker).commit(&list, CommitMode::Sync).unwrap();
+    let mut first = Member::joined(&settings, WIDE).await;
+    first
+        .until("all records", |m| m.offsets().get(&0).is_some_and(|o| o.ends_with(&(0..10).collect::<Vec<_>>())))
+        .await;
+    assert!(first.resets[0].contains("another topic"), "{:?}", first.resets);
+    let epoch = first.held[&tp(TOPIC, 0)];
+    first.consumer().commit(vec![CommitRequest { partition: tp(TOPIC, 0), epoch, offset: 6 }]);
+    first.until("the commit", |m| !m.committed.is_empty()).await;
+    first.close().await;
+    let (offset, note) = noted(&broker);
+    assert!(offset == 6 && note.starts_with("topic-id=") && note.len() > 20, "{offset} {note}");
+
+    let mut second = Member::joined(&settings, WIDE).await;
+    second.until("the rest", |m| m.count() == 4).await;
+    let epoch = second.held[&tp(TOPIC, 0)];
+    second.consumer().commit(vec![CommitRequest { partition: tp(TOPIC, 0), epoch, offset: 7 }]);
+    second.until("the commit", |m| !m.committed.is_empty()).await;
+    assert_eq!((second.resets.len(), second.lost), (0, 0), "it is the same topic: {:?}", second.resets);
+    second.close().await;
+    assert_eq!(noted(&broker), (7, note));
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use sidecar::args::exit;
-use sidecar::logging;
+use sidecar::{guard, logging};
 
 const CHILD: &str = "PANIC_EXIT_CHILD";
 
@@ -22,4 +22,20 @@ fn a_panic_in_any_thread_ends_the_process_with_70() {
         .unwrap();
     assert_eq!(child.status.code(), Some(70));
     assert!(String::from_utf8_lossy(&child.stderr).contains("on purpose"));
+}
+
+/// The Kafka client panics on a header name that is not UTF-8; no record may end the sidecar.
+#[test]
+fn a_panic_that_is_waited_for_ends_nothing() {
+    if std::env::var_os(CHILD).is_some() {
+        logging::exit_on_panic(exit::INTERNAL.into());
+        let survived = guard::survive(|| panic!("on purpose")).is_none();
+        std::process::exit(if survived { 0 } else { 1 });
+    }
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_panic_that_is_waited_for_ends_nothing", "--nocapture"])
+        .env(CHILD, "1")
+        .status()
+        .unwrap();
+    assert_eq!(child.code(), Some(0));
 }

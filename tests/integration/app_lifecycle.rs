@@ -32,6 +32,10 @@ pub(crate) fn tests() -> Vec<Trial> {
         trial("app::an_app_killed_amid_requests_loses_nothing", an_app_killed_amid_requests_loses_nothing),
         trial("app::a_dead_app_costs_no_attempts", a_dead_app_costs_no_attempts),
         trial("app::an_app_that_stays_down_leaves_the_group", an_app_that_stays_down_leaves_the_group),
+        trial(
+            "app::an_app_that_dies_while_nothing_comes_leaves_the_group",
+            an_app_that_dies_while_nothing_comes_leaves_the_group,
+        ),
         trial("app::a_hung_app_stays_in_the_group", a_hung_app_stays_in_the_group),
         trial("app::another_users_socket_is_told_and_left_alone", another_users_socket_is_told_and_left_alone),
         trial("app::an_app_of_the_same_user_or_group_works", an_app_of_the_same_user_or_group_works),
@@ -174,6 +178,17 @@ async fn an_app_that_stays_down_leaves_the_group(env: Env) -> anyhow::Result<()>
         members(&flow, 1).await;
     }
     ensure!(flow.app.deliveries().iter().all(|event| event.attempt == 1), "an attempt was counted that sent nothing");
+    Ok(())
+}
+
+async fn an_app_that_dies_while_nothing_comes_leaves_the_group(env: Env) -> anyhow::Result<()> {
+    let mut flow = Flow::new(env, 2, complete()).await?;
+    flow.config.delivery.app_down_timeout = "1s".parse()?;
+    let sidecar = flow.sidecar("sidecar").await?;
+    members(&flow, 1).await;
+    flow.app.stop();
+    sidecar.wait_for("the app is down", SOON, |status| !status.app_up && !status.joined).await;
+    members(&flow, 0).await;
     Ok(())
 }
 

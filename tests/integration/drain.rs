@@ -33,6 +33,10 @@ pub(crate) fn tests() -> Vec<Trial> {
         trial("drain::a_wrong_token_drains_nothing", a_wrong_token_drains_nothing),
         trial("drain::a_hung_app_is_not_waited_for_for_ever", a_hung_app_is_not_waited_for_for_ever),
         trial("drain::a_commit_that_fails_is_not_called_settled", a_commit_that_fails_is_not_called_settled),
+        trial(
+            "drain::sigterm_while_kafka_is_away_ends_in_time_and_says_so",
+            sigterm_while_kafka_is_away_ends_in_time_and_says_so,
+        ),
         trial("drain::a_drain_and_sigterm_at_once_both_end_well", a_drain_and_sigterm_at_once_both_end_well),
         trial(
             "drain::a_paused_consumer_delivers_nothing_and_shows_its_lag",
@@ -141,9 +145,9 @@ async fn a_hung_app_is_not_waited_for_for_ever(env: Env) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn a_commit_that_fails_is_not_called_settled(env: Env) -> anyhow::Result<()> {
+/// One event is under way, and Kafka is gone.
+async fn without_kafka(env: Env, turnstile: &Turnstile) -> anyhow::Result<(Flow, Sidecar)> {
     let mut kafka = harness::kafka::Kafka::start().await?;
-    let turnstile = Turnstile::default();
     let mut flow = Flow::new(env, 1, turnstile.complete()).await?;
     kafka.create_topic(&flow.topic, 1, &[]).await?;
     flow.config.kafka.bootstrap_servers = kafka.bootstrap();
@@ -153,6 +157,24 @@ async fn a_commit_that_fails_is_not_called_settled(env: Env) -> anyhow::Result<(
     plan.publish(&kafka.bootstrap(), &flow.topic).await?;
     eventually("the first is under way", SOON, async || flow.app.requests() == 1).await;
     kafka.kill();
+    Ok((flow, sidecar))
+}
+
+async fn sigterm_while_kafka_is_away_ends_in_time_and_says_so(env: Env) -> anyhow::Result<()> {
+    let turnstile = Turnstile::default();
+    let (flow, mut sidecar) = without_kafka(env, &turnstile).await?;
+    turnstile.open();
+    eventually("its effect", SOON, async || flow.app.ledger().len() == 1).await;
+    // Two seconds to drain, and five each to leave the group, to end the sessions and to end the client.
+    let ended = sidecar.terminate(Duration::from_secs(25)).await?;
+    ensure!(ended.code() == Some(69), "{}", how(ended));
+    ensure!(sidecar.log().contains("Kafka has not taken every offset"), "it does not say why");
+    Ok(())
+}
+
+async fn a_commit_that_fails_is_not_called_settled(env: Env) -> anyhow::Result<()> {
+    let turnstile = Turnstile::default();
+    let (flow, sidecar) = without_kafka(env, &turnstile).await?;
     let drain = drain(&sidecar);
     sidecar.wait_for("it drains", SOON, |status| status.paused).await;
     turnstile.open();

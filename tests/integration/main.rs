@@ -14,6 +14,7 @@ mod ordering;
 mod outcomes;
 mod rebalance;
 mod records;
+mod recreated;
 mod redis_away;
 mod redis_links;
 mod restarts;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         outcomes::tests(),
         ordering::tests(),
         records::tests(),
+        recreated::tests(),
         restarts::tests(),
         redis_away::tests(),
         redis_links::tests(),

@@ -29,6 +29,10 @@ pub(crate) fn tests() -> Vec<Trial> {
         trial("redis_away::closed_waits_for_a_redis_from_the_start", closed_waits_for_a_redis_from_the_start),
         trial("redis_away::a_flush_is_noticed_and_remembered_over", a_flush_is_noticed),
         trial("redis_away::a_redis_that_comes_back_empty_is_noticed", a_redis_that_comes_back_empty_is_noticed),
+        trial(
+            "redis_away::a_redis_that_comes_back_empty_is_noticed_after_any_time",
+            a_redis_that_comes_back_empty_is_noticed_after_any_time,
+        ),
         trial("redis_away::open_delivers_over_a_value_of_the_wrong_type", open_delivers_over_a_wrong_type),
         trial("redis_away::closed_waits_for_a_value_of_the_wrong_type", closed_waits_for_a_wrong_type),
         trial("redis_away::a_foreign_value_is_held_and_reported", a_foreign_value_is_held_and_reported),
@@ -228,6 +232,29 @@ async fn a_redis_that_comes_back_empty_is_noticed(env: Env) -> anyhow::Result<()
     ensure!(rig.app.ledger().len() < 1_500, "it was over before the loss was noticed");
     rig.settled().await?;
     // It has all partitions, so its own memory knows every duplicate.
+    rig.app.ledger().check(&published).assert_each_once();
+    Ok(())
+}
+
+/// Its session has run out long since, as in any longer outage: nothing of it is missing.
+async fn a_redis_that_comes_back_empty_is_noticed_after_any_time(env: Env) -> anyhow::Result<()> {
+    let mut rig = rig(&env, FailurePolicy::Open).await?.with_redis(RedisServer::start()?);
+    rig.config.session.ttl = crds::Duration::from_secs(2);
+    let plan = Plan::new(100, 2);
+    let mut published = rig.publish_plan(&plan).await?;
+    let sidecar = rig.run().await?;
+    rig.own_redis().kill()?;
+    let away = wait_until_away(&sidecar).await?;
+    ensure!(away.session.is_none(), "its session goes on: {:?}", away.session);
+    always("Redis is away until the session has run out", Duration::from_secs(3), async || {
+        equal(&sidecar.status().await.map(|status| unhealthy(&status, "Protected")).ok(), &Some(true))
+    })
+    .await;
+    rig.own_redis().restart()?;
+    let status = sidecar.wait_for("the loss", SOON, |status| unhealthy(status, "DataKept")).await;
+    ensure!(status.protection == Protection::Local, "{:?}", status.protection);
+    published.extend(rig.publish_plan(&plan).await?);
+    rig.settled().await?;
     rig.app.ledger().check(&published).assert_each_once();
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use crds::config::{ClaimCommand, FailurePolicy, SidecarConfig, Topology};
 use crds::status::Protection;
+use crds::status::SidecarStatus;
 use harness::app::{Behaviour, complete, fail_first};
 use harness::env::{Env, trial};
 use harness::fault::{Door, Stream, deliveries, effects, quick_group, session_of, slow};
@@ -24,6 +25,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         trial("redis_links::the_script_path_of_older_redis_does_all", the_script_path_does_all),
         trial("redis_links::tls_and_a_limited_user_are_enough", tls_and_a_limited_user_are_enough),
+        trial("redis_links::a_user_without_scripts_is_reported_at_once", a_user_without_scripts_is_reported_at_once),
         trial("redis_links::a_wrong_password_is_reported_and_never_told", a_wrong_password_is_reported),
         trial("redis_links::a_lost_reply_to_a_claim_hides_nothing", |env| lost_claim(env, Action::LoseReply)),
         trial("redis_links::a_claim_that_times_out_hides_nothing", |env| lost_claim(env, Action::SwallowReply)),
@@ -104,6 +106,24 @@ async fn tls_and_a_limited_user_are_enough(env: Env) -> anyhow::Result<()> {
     let other = denied.iter().map(|entry| format!("{entry:?}")).find(|entry| !entry.contains("info"));
     ensure!(other.is_none(), "the rule in the documentation is too narrow: {other:?}");
     Ok(())
+}
+
+/// It could claim, and never take over or give back.
+async fn a_user_without_scripts_is_reported_at_once(env: Env) -> anyhow::Result<()> {
+    let redis = RedisServer::start()?;
+    redis.command::<()>(&["ACL", "SETUSER", "default", "-eval", "-evalsha"])?;
+    let mut rig = Rig::new(&env, 1, complete()).await?.with_redis(redis);
+    rig.config.redis.failure_policy = FailurePolicy::Closed;
+    rig.publish(vec![Raw::event("a")]).await?;
+    let sidecar = rig.start().await?;
+    let named = |status: &SidecarStatus| {
+        condition(status, "Protected").is_some_and(|c| !c.status && c.message.contains("evalsha"))
+    };
+    sidecar.wait_for("the missing right is named", SOON, named).await;
+    ensure!(rig.app.requests() == 0 && rig.keys()?.is_empty(), "something was claimed");
+    rig.redis.command::<()>(&["ACL", "SETUSER", "default", "+@all"])?;
+    rig.settled().await?;
+    rig.all_say("full", 0)
 }
 
 async fn a_wrong_password_is_reported(env: Env) -> anyhow::Result<()> {

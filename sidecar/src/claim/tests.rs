@@ -248,3 +248,14 @@ fn only_two_known_and_different_fingerprints_are_suspect() {
         assert!(!suspect(done, record));
     }
 }
+
+#[test]
+fn two_groups_never_share_keys_by_a_colon_in_a_name() {
+    let template = "idempotency:{group}:{topic}:{type}:";
+    let render = |group, topic, event_type| {
+        KeyPrefix::render(template, group, topic, event_type).key(&EventId([0; 32])).text().to_string()
+    };
+    assert_ne!(render("orders", "events", "billing:Created"), render("orders:events", "billing", "Created"));
+    assert_ne!(render("a:b", "t", ""), render("a%3Ab", "t", ""));
+    assert!(render("plain", "t.v1", "a.b").starts_with("idempotency:plain:t.v1:a.b:"));
+}

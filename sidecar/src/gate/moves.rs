@@ -13,8 +13,11 @@ use super::{Gate, Token, Verdict};
 use crate::claim::{self, Claim, SessionId};
 use crate::clock::Time;
 use crate::event_id::Fingerprint;
-use crate::session::Demand;
+use crate::session::{Demand, MARK_TTL};
 use crate::store::Op;
+
+/// Stands behind the session prefix where a session's id would, so that who may use sessions may use it too.
+const MARK: &str = "mark";
 
 impl Gate {
     pub(super) fn slot_of(&self, claim: &Claim) -> Option<usize> {
@@ -31,6 +34,7 @@ impl Gate {
         for demand in demands {
             let (prefix, ttl) = (&self.config.session_prefix, self.config.session_ttl);
             let key = |id: &SessionId| -> Arc<str> { format!("{prefix}{id}").into() };
+            let mark = || -> Arc<str> { format!("{prefix}{MARK}").into() };
             let value = Bytes::from_static(b"1");
             let op = match &demand {
                 Demand::Save(sessions) => {
@@ -40,6 +44,13 @@ impl Gate {
                 Demand::Open(id) => Op::SetIfAbsent { key: key(id), value, ttl },
                 Demand::Renew(id) => Op::SetIfPresent { key: key(id), value, ttl },
                 Demand::End(id) => Op::Delete { key: key(id) },
+                // Written nowhere: a session's key never holds that.
+                Demand::Probe(id) => Op::CompareAndSet { key: key(id), expect: Bytes::from_static(b"-"), value, ttl },
+                Demand::Mark(id) => Op::SetIfAbsent { key: mark(), value: id.to_string().into(), ttl: MARK_TTL },
+                Demand::KeepMark(id) => {
+                    let value = Bytes::from(id.to_string());
+                    Op::CompareAndSet { key: mark(), expect: value.clone(), value, ttl: MARK_TTL }
+                }
             };
             self.ops.push((Token::Session(demand), op));
         }
@@ -232,6 +243,14 @@ impl Gate {
     pub(super) fn fire(&mut self, at: usize, now: Time) {
         match self.slots[at].state {
             State::Completing { .. } => self.write_done(at, now),
+            State::Releasing { ref session, ref op, .. } => {
+                if self.sessions.is_current(*session) && !self.breaker.is_open() {
+                    self.ops.push((Token::Release(at), op.clone()));
+                } else {
+                    self.slots[at].state = State::Idle;
+                    self.after_idle(at, now);
+                }
+            }
             State::Idle | State::Held | State::Foreign if self.slots[at].owner.is_some() => self.start_claim(at, now),
             _ => {}
         }

@@ -58,7 +58,11 @@ impl Gate {
             failed = true;
         }
         if failed {
-            self.last_error = answers.iter().find_map(|(_, answer)| answer.as_ref().err().map(ToString::to_string));
+            let about_the_store = |error: &&StoreError| !matches!(error, StoreError::WrongType(_));
+            self.last_error = answers
+                .iter()
+                .find_map(|(_, answer)| answer.as_ref().err().filter(about_the_store))
+                .map(ToString::to_string);
             if self.breaker.failed(now) {
                 self.store_went_away(now);
             }
@@ -199,10 +203,21 @@ impl Gate {
     }
 
     fn release_answered(&mut self, at: usize, answer: &Answer, now: Time) {
-        let State::Releasing { session } = self.slots[at].state else { return };
-        if answer.is_err() {
+        let State::Releasing { session, tries, .. } = &mut self.slots[at].state else { return };
+        let session = *session;
+        match answer {
+            // It was surely not applied, so the claim still stands, and no other's depends on it: it is said again.
+            Err(StoreError::NotSent(_) | StoreError::Refused(_))
+                if self.sessions.is_current(session) && !self.breaker.is_open() =>
+            {
+                let pause = growing(RETRY, *tries);
+                *tries = tries.saturating_add(1);
+                return self.set_timer(at, now + pause);
+            }
             // It may still be on its way: nothing is claimed again under this session.
-            self.give_up_session(session);
+            Err(StoreError::Unanswered(_)) => self.give_up_session(session),
+            // A wrong type, or the session is over: the next claim finds what is there.
+            Err(_) | Ok(_) => {}
         }
         self.slots[at].state = State::Idle;
         self.after_idle(at, now);
@@ -236,7 +251,7 @@ impl Gate {
                 self.restart_parked(now);
             }
             News::DataLost => {
-                self.counts.sessions_lost += 1;
+                self.counts.sessions_lost += u64::from(!matches!(demand, Demand::KeepMark(_)));
                 self.data_lost = Some((now, now + self.config.longest_ttl));
             }
         }

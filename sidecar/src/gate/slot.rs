@@ -8,6 +8,7 @@ use super::{Terms, Ticket};
 use crate::claim::{Key, SessionId};
 use crate::clock::Time;
 use crate::event_id::Fingerprint;
+use crate::store::Op;
 
 /// Somebody who wants an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,10 @@ pub enum State {
     Releasing {
         /// The session of the claim.
         session: SessionId,
+        /// What is asked.
+        op: Op,
+        /// How often in vain.
+        tries: u32,
     },
 }
 

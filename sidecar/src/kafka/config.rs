@@ -30,7 +30,10 @@ pub(super) fn consumer(settings: &KafkaSettings) -> ClientConfig {
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "2000");
     user(&mut config, settings);
+    // Only a debug line tells a topic's id (see `incarnation`). These come with metadata, not with records.
+    let debug = value(settings, "debug").map_or_else(|| "metadata".to_owned(), |more| format!("{more},metadata"));
     config
+        .set("debug", debug)
         .set("group.id", &settings.group)
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("enable.auto.commit", "false")
@@ -39,7 +42,7 @@ pub(super) fn consumer(settings: &KafkaSettings) -> ClientConfig {
         .set("auto.offset.reset", "earliest")
         .set("allow.auto.create.topics", "false")
         .set("statistics.interval.ms", "5000")
-        .set_log_level(RDKafkaLogLevel::Info);
+        .set_log_level(RDKafkaLogLevel::Debug);
     config
 }
 

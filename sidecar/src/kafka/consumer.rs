@@ -77,6 +77,7 @@ impl Consumer {
         let (rebalances, asked) = unbounded_channel();
         let (commands, commanded) = unbounded_channel();
         let (commits, to_commit) = unbounded_channel();
+        let (answers, answered) = unbounded_channel();
         let context = Context::new(&settings.topics, events.clone(), rebalances);
         let table = Arc::clone(&context.table);
         let consumer: StreamConsumer<Context> =
@@ -93,12 +94,15 @@ impl Consumer {
             revokes: Vec::new(),
             epoch: 0,
             leaving: false,
+            commits: commits.clone(),
+            answers,
+            lookups: Vec::new(),
         };
         let tasks = Helpers([
             tokio::spawn(commit::run(Arc::clone(&consumer), table, to_commit, events.clone())),
             tokio::spawn(topics::run(Arc::clone(&consumer), settings.topics.clone(), events)),
         ]);
-        let group = tokio::spawn(group.run(commanded, asked));
+        let group = tokio::spawn(group.run(commanded, asked, answered));
         Ok(Self { consumer, budget, commands, commits, tasks, group })
     }
 

@@ -13,6 +13,7 @@ use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::incarnation::{Changed, TopicId, TopicIds};
 use super::{Events, Extent, KafkaEvent, lock};
 use crate::record::{Offset, TopicPartition};
 
@@ -20,24 +21,60 @@ use crate::record::{Offset, TopicPartition};
 #[derive(Debug)]
 pub(super) enum Rebalance {
     Assign(Vec<TopicPartition>),
-    Revoke { partitions: Vec<TopicPartition>, lost: bool },
+    Revoke {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    },
+    /// Not Kafka's wish: offsets of this partition do not mean what they did.
+    Reset {
+        partition: TopicPartition,
+        /// From here on the log is another; `None` if librdkafka starts anew at the earliest record.
+        from: Option<Offset>,
+    },
 }
 
-/// The partitions that are ours, each under the number of its assignment.
+/// One partition's assignment.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) epoch: u64,
+    /// The topic that is read: a commit has to say what it was worked out from.
+    pub(super) topic: ReadTopic,
+}
+
+/// Which topic of its name is read in an assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ReadTopic {
+    /// It is being looked up: until then nothing is committed.
+    Open,
+    /// The broker is older than ids.
+    Nameless,
+    /// The one with this id.
+    Known(TopicId),
+}
+
+/// The partitions that are ours, each with its assignment.
 #[derive(Debug, Default)]
-pub(super) struct Table(Mutex<HashMap<TopicPartition, u64>>);
+pub(super) struct Table(Mutex<HashMap<TopicPartition, Held>>);
 
 impl Table {
-    pub(super) fn insert(&self, partition: TopicPartition, epoch: u64) {
-        lock(&self.0).insert(partition, epoch);
+    pub(super) fn insert(&self, partition: TopicPartition, held: Held) {
+        lock(&self.0).insert(partition, held);
     }
 
     pub(super) fn remove(&self, partition: &TopicPartition) {
         lock(&self.0).remove(partition);
     }
 
+    pub(super) fn get(&self, partition: &TopicPartition) -> Option<Held> {
+        lock(&self.0).get(partition).cloned()
+    }
+
     pub(super) fn holds(&self, partition: &TopicPartition, epoch: u64) -> bool {
-        lock(&self.0).get(partition) == Some(&epoch)
+        lock(&self.0).get(partition).is_some_and(|held| held.epoch == epoch)
+    }
+
+    fn holds_topic(&self, topic: &str) -> bool {
+        lock(&self.0).keys().any(|partition| &*partition.topic == topic)
     }
 
     pub(super) fn contains(&self, partition: &TopicPartition) -> bool {
@@ -127,6 +164,7 @@ pub(super) struct Context {
     /// The group task is gone: what it would have been asked is done at once.
     closing: AtomicBool,
     pub(super) table: Arc<Table>,
+    pub(super) ids: TopicIds,
     pub(super) brokers: Arc<Brokers>,
 }
 
@@ -139,12 +177,32 @@ impl Context {
             rebalances,
             closing: AtomicBool::new(false),
             table: Arc::default(),
+            ids: TopicIds::default(),
         }
     }
 
     /// From now on librdkafka's questions are answered at once.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Where nothing of the topic is held, the next assignment looks at its id anew.
+    fn recreated(&self, Changed { topic, before, now }: Changed) {
+        if self.table.holds_topic(&topic) {
+            let message =
+                format!("the topic `{topic}` was deleted and created again: its id was {before} and is {now}");
+            let _ = self.events.send(KafkaEvent::Recreated { topic, message });
+        } else {
+            tracing::info!(topic, %before, %now, "a topic was deleted and created again");
+        }
+    }
+
+    /// Other records than before came under these offsets.
+    pub(super) fn was_cut(&self, partition: &TopicPartition, from: Offset) {
+        let message = format!("the log was cut off: from offset {from} on it holds other records than were read");
+        tracing::warn!(%partition, from, "the log was cut off; reading starts again there");
+        let _ = self.events.send(KafkaEvent::OffsetReset { partition: partition.clone(), message });
+        let _ = self.rebalances.send(Rebalance::Reset { partition: partition.clone(), from: Some(from) });
     }
 
     fn partition(&self, topic: &str, partition: i32) -> TopicPartition {
@@ -210,7 +268,12 @@ impl ClientContext for Context {
             && let Some((topic, partition)) = reset_partition(message)
         {
             let partition = self.partition(topic, partition);
-            let _ = self.events.send(KafkaEvent::OffsetReset { partition, message: message.to_owned() });
+            let _ =
+                self.events.send(KafkaEvent::OffsetReset { partition: partition.clone(), message: message.to_owned() });
+            let _ = self.rebalances.send(Rebalance::Reset { partition, from: None });
+        }
+        if let Some(changed) = self.ids.read(facility, message) {
+            self.recreated(changed);
         }
     }
 
@@ -252,6 +315,8 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         Emerg | Alert | Critical | Error => tracing::error!(target: "librdkafka", facility, "{message}"),
         Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
         Notice | Info => tracing::info!(target: "librdkafka", facility, "{message}"),
+        // Asked for with each look at the topics, for the sake of their ids.
+        Debug if facility.starts_with("METADATA") => tracing::trace!(target: "librdkafka", facility, "{message}"),
         Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
     }
 }
@@ -330,12 +395,32 @@ mod tests {
     }
 
     #[test]
+    fn another_topic_of_the_same_name_is_told_while_it_is_read() {
+        let (context, mut events) = context();
+        let changed = |to: &str| {
+            let line = format!("[thrd:main]: Topic t.v1 changed id from AAAAAAAAAAAAAAAAAAAAAA to {to}");
+            context.log(RDKafkaLogLevel::Debug, "METADATA", &line);
+        };
+        changed("first");
+        changed("second");
+        assert!(events.try_recv().is_err(), "nothing of it is held");
+        let partition = TopicPartition { topic: "t.v1".into(), partition: 0 };
+        context.table.insert(partition, Held { epoch: 1, topic: ReadTopic::Open });
+        changed("second");
+        assert!(events.try_recv().is_err(), "it is the same");
+        changed("third");
+        let Ok(KafkaEvent::Recreated { topic, message }) = events.try_recv() else { panic!("no event") };
+        assert_eq!(topic, "t.v1");
+        assert!(message.contains("second") && message.contains("third"), "{message}");
+    }
+
+    #[test]
     fn lag_is_told_for_assigned_partitions_with_a_known_end() {
         let (context, mut events) = context();
         let ours = |partition| TopicPartition { topic: "t.v1".into(), partition };
-        context.table.insert(ours(0), 1);
-        context.table.insert(ours(1), 1);
-        context.table.insert(ours(3), 1);
+        for partition in [0, 1, 3] {
+            context.table.insert(ours(partition), Held { epoch: 1, topic: ReadTopic::Nameless });
+        }
         context.stats_raw(
             br#"{"name":"x","brokers":{"k":{"state":"CONNECT","x":0}},"topics":{"t.v1":{"partitions":{
                 "0":{"partition":0,"hi_offset":12,"ls_offset":10,"committed_offset":8,"x":1},

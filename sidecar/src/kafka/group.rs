@@ -4,21 +4,30 @@
 //! `wait-unassign-call` it keeps sending heartbeats and skips further rebalances, for up to `max.poll.interval.ms`, which polls
 //! restart. So the callback only queues the question here, and a revoke is answered when the pipeline has finished.
 //! While it waits, librdkafka fetches nothing, also for the partitions that stay: they run from what was read ahead.
+//!
+//! Where offsets lose their meaning within an assignment (the log was cut off, the committed offset was another topic's), the
+//! partition is *renewed*: lost, assigned again, and read from its beginning. An offset that goes back within one assignment is
+//! a repeat, and is dropped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError as RdError;
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode as Code;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::context::{Context, Rebalance, assign, list, unassign};
+use super::commit::Commits;
+use super::context::{Context, Held, ReadTopic, Rebalance, assign, list, unassign};
+use super::lookup::{Committed, Standing, judge, look};
 use super::reader::Reader;
 use super::{Budget, Events, Identify, KafkaEvent};
-use crate::record::TopicPartition;
+use crate::record::{Offset, TopicPartition};
 
 /// What the group task is asked.
 #[derive(Debug)]
@@ -26,6 +35,20 @@ pub(super) enum Command {
     Join { reply: oneshot::Sender<Result<(), String>> },
     Leave,
     FinishRevoke { partitions: Vec<TopicPartition>, reply: oneshot::Sender<()> },
+}
+
+/// Between two looks whether librdkafka has told a topic's id, and how often: then the broker has none.
+const ID_AWAITED: (Duration, u32) = (Duration::from_millis(50), 40);
+/// Between two tries to go back to a partition's beginning, and how often: librdkafka may be about to start it.
+const SEEK: (Duration, u32) = (Duration::from_millis(100), 100);
+
+/// What comes back from what the group task has asked.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// In which topics the offsets of an assignment were committed; how often that was judged in vain.
+    Looked { epoch: u64, committed: Vec<Committed>, tries: u32 },
+    /// The partition stands at its beginning, or will not.
+    Sought { partition: TopicPartition, epoch: u64, error: Option<String> },
 }
 
 /// The group task's state.
@@ -40,6 +63,11 @@ pub(super) struct Group {
     pub(super) revokes: Vec<(Vec<TopicPartition>, Vec<TopicPartition>)>,
     pub(super) epoch: u64,
     pub(super) leaving: bool,
+    /// To commit what was held back.
+    pub(super) commits: UnboundedSender<Commits>,
+    pub(super) answers: UnboundedSender<Answer>,
+    /// Tasks that ask something; they end with the group task.
+    pub(super) lookups: Vec<JoinHandle<()>>,
 }
 
 impl Group {
@@ -48,6 +76,7 @@ impl Group {
         mut self,
         mut commands: UnboundedReceiver<Command>,
         mut rebalances: UnboundedReceiver<Rebalance>,
+        mut answers: UnboundedReceiver<Answer>,
     ) {
         let consumer = Arc::clone(&self.consumer);
         loop {
@@ -58,6 +87,7 @@ impl Group {
                     None => break,
                 },
                 Some(asked) = rebalances.recv() => self.rebalance(asked).await,
+                Some(answer) = answers.recv() => self.answer(answer).await,
                 message = consumer.recv() => match message {
                     // The partition queues are split off before the assignment, and librdkafka leaves a queue that the
                     // application has forwarded alone. A record here would overtake or be overtaken.
@@ -71,6 +101,9 @@ impl Group {
                 },
             }
         }
+        for lookup in self.lookups.drain(..) {
+            lookup.abort();
+        }
         consumer.context().close();
         for (_, reader) in self.readers.drain() {
             stop(reader).await;
@@ -79,6 +112,7 @@ impl Group {
             match asked {
                 Rebalance::Assign(partitions) => self.call("assign", assign(&*consumer, &list(&partitions))),
                 Rebalance::Revoke { partitions, .. } => self.revokes.push((partitions, Vec::new())),
+                Rebalance::Reset { .. } => {}
             }
         }
         for (partitions, _) in std::mem::take(&mut self.revokes) {
@@ -108,6 +142,7 @@ impl Group {
     async fn rebalance(&mut self, asked: Rebalance) {
         match asked {
             Rebalance::Assign(partitions) => self.assign(partitions).await,
+            Rebalance::Reset { partition, from } => self.renew(partition, None, from).await,
             Rebalance::Revoke { partitions, lost } => {
                 for partition in &partitions {
                     if let Some(reader) = self.readers.remove(partition) {
@@ -137,12 +172,8 @@ impl Group {
             if let Some(reader) = self.readers.remove(partition) {
                 stop(reader).await;
             }
-            let Some(queue) = self.consumer.split_partition_queue(&partition.topic, partition.partition) else {
-                self.tell(KafkaEvent::Fatal(format!("{partition} has no queue")));
-                continue;
-            };
-            self.budget.open(partition.clone(), epoch);
-            self.consumer.context().table.insert(partition.clone(), epoch);
+            let Some(queue) = self.split(partition) else { continue };
+            self.hold(partition.clone(), ReadTopic::Open);
             queues.push((partition.clone(), queue));
         }
         let list = list(&partitions);
@@ -152,16 +183,145 @@ impl Group {
             self.tell(KafkaEvent::Assigned { partitions: partitions.clone(), epoch });
         }
         for (partition, queue) in queues {
-            let reader = Reader {
-                partition: partition.clone(),
-                epoch,
-                queue,
-                budget: Arc::clone(&self.budget),
-                events: self.events.clone(),
-            };
-            self.readers.insert(partition, reader.spawn(&self.identify));
+            self.read(partition, queue);
         }
         self.call("assign", assign(&*self.consumer, &list));
+        if !partitions.is_empty() {
+            self.look_up(partitions);
+        }
+    }
+
+    /// The partition's own queue, so that every record of it comes through there.
+    fn split(&self, partition: &TopicPartition) -> Option<StreamPartitionQueue<Context>> {
+        let queue = self.consumer.split_partition_queue(&partition.topic, partition.partition);
+        if queue.is_none() {
+            self.tell(KafkaEvent::Fatal(format!("{partition} has no queue")));
+        }
+        queue
+    }
+
+    /// Holds a partition under the number of the present assignment.
+    fn hold(&self, partition: TopicPartition, topic: ReadTopic) {
+        self.budget.open(partition.clone(), self.epoch);
+        self.consumer.context().table.insert(partition, Held { epoch: self.epoch, topic });
+    }
+
+    fn read(&mut self, partition: TopicPartition, queue: StreamPartitionQueue<Context>) {
+        let reader = Reader {
+            partition: partition.clone(),
+            epoch: self.epoch_of(&partition),
+            queue,
+            consumer: Arc::clone(&self.consumer),
+            budget: Arc::clone(&self.budget),
+            events: self.events.clone(),
+        };
+        self.readers.insert(partition, reader.spawn(&self.identify));
+    }
+
+    fn epoch_of(&self, partition: &TopicPartition) -> u64 {
+        self.consumer.context().table.get(partition).map_or(0, |held| held.epoch)
+    }
+
+    /// Asks in which topics the offsets were committed that reading starts at.
+    fn look_up(&mut self, partitions: Vec<TopicPartition>) {
+        let (consumer, answers, epoch) = (Arc::clone(&self.consumer), self.answers.clone(), self.epoch);
+        self.ask(async move {
+            if let Some(committed) = look(consumer, partitions).await {
+                let _ = answers.send(Answer::Looked { epoch, committed, tries: 0 });
+            }
+        });
+    }
+
+    fn ask(&mut self, lookup: impl Future<Output = ()> + Send + 'static) {
+        self.lookups.retain(|lookup| !lookup.is_finished());
+        self.lookups.push(tokio::spawn(lookup));
+    }
+
+    async fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Looked { epoch, committed, tries } => self.looked(epoch, committed, tries).await,
+            Answer::Sought { partition, epoch, error } => {
+                if !self.consumer.context().table.holds(&partition, epoch) || self.is_revoked(&partition) {
+                    return;
+                }
+                match error {
+                    None => {
+                        if let Some(queue) = self.split(&partition) {
+                            self.read(partition, queue);
+                        }
+                    }
+                    Some(error) => self.tell(KafkaEvent::Fatal(format!("{partition} can't be read anew: {error}"))),
+                }
+            }
+        }
+    }
+
+    /// The ids are compared here, by the task in which librdkafka's lines are read: a topic that changes before is another
+    /// one here, and one that changes after is told while it is held.
+    async fn looked(&mut self, epoch: u64, committed: Vec<Committed>, tries: u32) {
+        let mut open = Vec::new();
+        for committed in committed {
+            let partition = &committed.partition;
+            let held = self.consumer.context().table.get(partition);
+            if held.is_none_or(|held| held.epoch != epoch || held.topic != ReadTopic::Open) {
+                continue;
+            }
+            let id = self.consumer.context().ids.get(&partition.topic);
+            match (judge(committed.topic_id.as_deref(), id.as_ref()), id) {
+                (Standing::Open, _) if tries < ID_AWAITED.1 || committed.topic_id.is_some() => open.push(committed),
+                (Standing::Foreign, Some(id)) => {
+                    let was = committed.topic_id.unwrap_or_default();
+                    let message = format!(
+                        "the committed offset was another topic's: its id was {was}, and the one that is there now has {id}"
+                    );
+                    tracing::warn!(%partition, message, "reading starts at the earliest record");
+                    self.tell(KafkaEvent::OffsetReset { partition: partition.clone(), message });
+                    self.renew(committed.partition, Some(ReadTopic::Known(id)), None).await;
+                }
+                (_, id) => {
+                    let topic = id.map_or(ReadTopic::Nameless, ReadTopic::Known);
+                    self.consumer.context().table.insert(committed.partition, Held { epoch, topic });
+                }
+            }
+        }
+        if open.is_empty() {
+            let _ = self.commits.send(Commits { requests: Vec::new(), reply: None });
+            return;
+        }
+        let answers = self.answers.clone();
+        self.ask(async move {
+            tokio::time::sleep(ID_AWAITED.0).await;
+            let _ = answers.send(Answer::Looked { epoch, committed: open, tries: tries.saturating_add(1) });
+        });
+    }
+
+    /// Gives a partition up and takes it again: what was read means something else by now, and nothing of it may be committed.
+    /// Reading starts at the beginning, or where the log is another `from` an offset on, there or at the committed offset.
+    async fn renew(&mut self, partition: TopicPartition, topic: Option<ReadTopic>, from: Option<Offset>) {
+        let Some(held) = self.consumer.context().table.get(&partition) else { return };
+        if self.is_revoked(&partition) {
+            return;
+        }
+        if let Some(reader) = self.readers.remove(&partition) {
+            stop(reader).await;
+        }
+        self.tell(KafkaEvent::Lost(vec![partition.clone()]));
+        self.epoch += 1;
+        let still_open = topic.is_none() && held.topic == ReadTopic::Open;
+        self.hold(partition.clone(), topic.unwrap_or(held.topic));
+        self.tell(KafkaEvent::Assigned { partitions: vec![partition.clone()], epoch: self.epoch });
+        if still_open {
+            self.look_up(vec![partition.clone()]);
+        }
+        let (consumer, answers, epoch) = (Arc::clone(&self.consumer), self.answers.clone(), self.epoch);
+        self.ask(async move {
+            let error = go_back(&consumer, &partition, epoch, from).await.err();
+            let _ = answers.send(Answer::Sought { partition, epoch, error });
+        });
+    }
+
+    fn is_revoked(&self, partition: &TopicPartition) -> bool {
+        self.revokes.iter().any(|(_, open)| open.contains(partition))
     }
 
     /// Answers librdkafka when every partition of a revoke is finished.
@@ -215,6 +375,43 @@ impl Group {
 
     fn tell(&self, event: KafkaEvent) {
         let _ = self.events.send(event);
+    }
+}
+
+/// Everything that was read ahead is dropped with it.
+async fn go_back(
+    consumer: &Arc<StreamConsumer<Context>>,
+    partition: &TopicPartition,
+    epoch: u64,
+    from: Option<Offset>,
+) -> Result<(), String> {
+    let mut to = RdOffset::Beginning;
+    if let Some(from) = from
+        && let Some(found) = look(Arc::clone(consumer), vec![partition.clone()]).await
+        && let Some(committed) = found.first().and_then(|committed| committed.offset)
+    {
+        // What was read and is not settled comes again too.
+        to = RdOffset::Offset(committed.min(from));
+    }
+    let mut tries = 0;
+    loop {
+        let (seeker, place) = (Arc::clone(consumer), partition.clone());
+        let sought = tokio::task::spawn_blocking(move || {
+            let mut list = TopicPartitionList::with_capacity(1);
+            list.add_partition_offset(&place.topic, place.partition, to)?;
+            let list = seeker.seek_partitions(list, Duration::from_secs(5))?;
+            list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
+        });
+        let error = match sought.await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tries += 1;
+        if tries >= SEEK.1 || !consumer.context().table.holds(partition, epoch) {
+            return Err(error);
+        }
+        tokio::time::sleep(SEEK.0).await;
     }
 }
 

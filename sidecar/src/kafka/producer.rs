@@ -64,25 +64,50 @@ impl Producer {
         Arc::new(Self { settings, client: Mutex::new(None) })
     }
 
+    /// Puts a record into the client's queue before it returns, and waits in the future that it gives: so records of one topic
+    /// and key keep the order of these calls. Only one that finds the queue full, or has to be tried again, comes later.
+    ///
+    /// The errors are those of [`send`](Self::send).
+    pub fn enqueue(
+        self: &Arc<Self>,
+        topic: Arc<str>,
+        record: OutRecord,
+    ) -> impl Future<Output = Result<(), ProduceError>> + Send + 'static {
+        let this = Arc::clone(self);
+        let queued = this.client().ok().map(|client| {
+            let queued = client.send_result(shape(&topic, &record)).map_err(|(error, _)| error);
+            (client, queued)
+        });
+        async move {
+            let (client, error) = match queued {
+                Some((client, Ok(delivery))) => match delivery.await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err((error, _))) => (client, error),
+                    // The client was dropped with the record in its queue.
+                    Err(_) => (client, RdError::Canceled),
+                },
+                Some((client, Err(error))) if error.rdkafka_error_code() != Some(Code::QueueFull) => (client, error),
+                _ => return this.send(&topic, record).await,
+            };
+            Err(this.refused(&client, &topic, &error))
+        }
+    }
+
     /// Writes one record and waits until all in-sync replicas have it.
     ///
     /// # Errors
     /// [`ProduceError`], after 30 s at the latest (`message.timeout.ms`), or 5 s more where the client's queue is full.
     pub async fn send(&self, topic: &str, record: OutRecord) -> Result<(), ProduceError> {
         let client = self.client().map_err(|e| ProduceError { permanent: false, message: e.to_string() })?;
-        let headers = record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
-            all.insert(RdHeader { key: &h.name, value: h.value.as_deref() })
-        });
-        let mut out = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
-        out.key = record.key.as_deref();
-        out.payload = record.value.as_deref();
-        match client.send(out, QUEUE_WAIT).await {
+        match client.send(shape(topic, &record), QUEUE_WAIT).await {
             Ok(_) => Ok(()),
-            Err((error, _)) => {
-                self.renew_if_fatal(&client);
-                Err(ProduceError { permanent: is_permanent(&error), message: format!("topic {topic}: {error}") })
-            }
+            Err((error, _)) => Err(self.refused(&client, topic, &error)),
         }
+    }
+
+    fn refused(&self, client: &FutureProducer<Log>, topic: &str, error: &RdError) -> ProduceError {
+        self.renew_if_fatal(client);
+        ProduceError { permanent: is_permanent(error), message: format!("topic {topic}: {error}") }
     }
 
     fn client(&self) -> Result<FutureProducer<Log>, KafkaError> {
@@ -107,6 +132,17 @@ impl Producer {
             }
         }
     }
+}
+
+/// A record as rdkafka takes it.
+fn shape<'a>(topic: &'a str, record: &'a OutRecord) -> FutureRecord<'a, [u8], [u8]> {
+    let headers = record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, h| {
+        all.insert(RdHeader { key: &h.name, value: h.value.as_deref() })
+    });
+    let mut out = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
+    out.key = record.key.as_deref();
+    out.payload = record.value.as_deref();
+    out
 }
 
 /// An unknown topic or a missing permission can be put right while we retry; a record that is refused as such can't.

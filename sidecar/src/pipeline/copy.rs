@@ -86,7 +86,7 @@ impl Pipeline {
         };
         match self.config.dead_letter_topic.clone() {
             Some(topic) => {
-                let attempts = claim.attempt();
+                let attempts = self.gate.requests(&claim).max(self.entries[ticket].requests).max(1);
                 self.copy(ticket, Some(claim), topic, fate, reason.to_string(), attempts);
             }
             None => {
@@ -155,6 +155,16 @@ impl Pipeline {
         let record = self.entries[copy.ticket].record.clone();
         let (topic, about) = (copy.topic.clone(), Box::new(copy.about.clone()));
         self.effects.push(Effect::Copy { id, topic, record, about });
+    }
+
+    /// Copies that the broker refuses, of that partition or of all: nothing is under way for them.
+    pub(super) fn stuck_copies(&self, partition: Option<usize>) -> usize {
+        let stuck = |copy: &Copy| {
+            copy.refused
+                && copy.retry_at.is_some()
+                && partition.is_none_or(|at| self.entries[copy.ticket].partition == Some(at))
+        };
+        self.copies.iter().filter(|(_, copy)| stuck(copy)).count()
     }
 
     /// Nothing moves in its partition, and nothing is held there that another could deliver.

@@ -242,6 +242,11 @@ impl Pipeline {
 
     /// Gives the event back, to be delivered again: from here, or from wherever its partition is by then.
     fn come_again(&mut self, ticket: Ticket, claim: Claim, sent: bool, not_before: Time, now: Time) {
+        let past = &mut self.entries[ticket].past;
+        past.not_before = not_before;
+        if sent {
+            past.attempt = past.attempt.max(claim.attempt());
+        }
         self.not_busy(ticket);
         let Some(queue) = self.entries[ticket].queue else {
             self.gate.release(claim, sent, not_before, false, now);

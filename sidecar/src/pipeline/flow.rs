@@ -29,8 +29,8 @@ enum App {
 enum Drain {
     /// Deliveries may start.
     No,
-    /// What is under way is waited for.
-    Draining { deadline: Time, for_good: bool },
+    /// What is under way is waited for. The app may have `restarted` meanwhile.
+    Draining { deadline: Time, for_good: bool, restarted: bool },
     /// Everything is settled; the app may go.
     Drained { since: Time, for_good: bool },
 }
@@ -82,8 +82,10 @@ impl Pipeline {
     /// The app accepts connections.
     pub fn app_accepts(&mut self, now: Time) {
         self.flow.app = App::Up;
-        if matches!(self.flow.drain, Drain::Drained { for_good: false, .. }) {
-            self.flow.drain = Drain::No;
+        match &mut self.flow.drain {
+            Drain::Drained { for_good: false, .. } => self.flow.drain = Drain::No,
+            Drain::Draining { restarted, .. } => *restarted = true,
+            _ => {}
         }
         if !self.flow.joined {
             self.flow.joined = true;
@@ -106,6 +108,8 @@ impl Pipeline {
         match &mut self.flow.app {
             App::Down { why, .. } if why != trouble => trouble.clone_into(why),
             App::Down { .. } => {}
+            // What is under way tells better how the app is.
+            App::Up if !self.deliveries.is_empty() => {}
             App::Up => self.app_is_down(trouble, now),
         }
     }
@@ -114,14 +118,18 @@ impl Pipeline {
     /// deliveries never resume; without, they do once the app has restarted.
     pub fn drain(&mut self, for_good: bool, now: Time) {
         self.follow_verdicts(now);
-        let deadline = now + self.config.drain_timeout;
-        self.flow.drain = match self.flow.drain {
-            Drain::Draining { deadline, for_good: already } => {
-                Drain::Draining { deadline, for_good: already || for_good }
-            }
-            Drain::Drained { for_good: already, .. } => Drain::Draining { deadline, for_good: already || for_good },
-            Drain::No => Drain::Draining { deadline, for_good },
+        let fresh = now + self.config.drain_timeout;
+        let (deadline, already) = match self.flow.drain {
+            Drain::Draining { deadline, for_good, .. } => (deadline, for_good),
+            Drain::Drained { for_good, .. } => (fresh, for_good),
+            Drain::No => (fresh, false),
         };
+        let for_good = already || for_good;
+        self.flow.drain = Drain::Draining { deadline, for_good, restarted: false };
+        // It may restart before everything is settled.
+        if !for_good && self.flow.app_is_up() {
+            self.effects.push(Effect::WatchApp { restarted: true });
+        }
         self.withdraw_all(now);
     }
 
@@ -152,26 +160,28 @@ impl Pipeline {
             && now.since(since) >= self.config.app_down_timeout
         {
             self.flow.drain = Drain::No;
-            if self.flow.app_is_up() {
-                self.resume(now);
-            } else {
-                self.effects.push(Effect::WatchApp { restarted: false });
-            }
+            // Whether it restarts is of no interest any more.
+            self.effects.push(Effect::WatchApp { restarted: false });
+            self.resume(now);
         }
     }
 
     pub(super) fn finish_drain(&mut self, now: Time) {
-        let Drain::Draining { deadline, for_good } = self.flow.drain else { return };
+        let Drain::Draining { deadline, for_good, restarted } = self.flow.drain else { return };
         let committed = self.partitions.iter().all(|(_, partition)| partition.is_committed());
-        let settled = self.busy == 0 && self.gate.is_idle() && committed;
+        // What the broker refuses to take is not under way: only somebody who mends that topic can help it on.
+        let stuck = self.stuck_copies(None);
+        let settled = self.busy == stuck && (stuck > 0 || self.gate.is_idle()) && committed;
         if !settled && now < deadline {
             return;
         }
-        self.flow.drain = Drain::Drained { since: now, for_good };
-        self.effects.push(Effect::Drained { remaining: self.busy, committed });
-        if !for_good && self.flow.app_is_up() {
-            self.effects.push(Effect::WatchApp { restarted: true });
+        let unwritten = self.gate.write_back().0;
+        self.effects.push(Effect::Drained { remaining: self.busy, unwritten, committed });
+        if restarted && !for_good {
+            self.flow.drain = Drain::No;
+            return self.resume(now);
         }
+        self.flow.drain = Drain::Drained { since: now, for_good };
     }
 
     fn resume(&mut self, now: Time) {

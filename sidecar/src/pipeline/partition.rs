@@ -1,6 +1,6 @@
 //! Decides what becomes of partitions: assigned, committed, revoked, lost. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -22,6 +22,8 @@ pub(super) struct Partition {
     /// Entries from delivery to settlement.
     pub(super) busy: usize,
     pub(super) revoking: bool,
+    /// Its topic was deleted and created again: its offsets mean nothing any more.
+    void: bool,
     /// A copy of a record was refused for good: nothing moves until it is taken.
     pub(super) halted: bool,
     /// The broker's end of the partition.
@@ -43,6 +45,7 @@ impl Partition {
             queues: HashMap::new(),
             busy: 0,
             revoking: false,
+            void: false,
             halted: false,
             end: None,
             stands: None,
@@ -63,7 +66,7 @@ impl Partition {
 
     /// The offset that is due to be committed.
     pub(super) fn commit(&self) -> Option<Offset> {
-        self.watermark.committable().filter(|offset| Some(*offset) > self.requested)
+        self.watermark.committable().filter(|offset| !self.void && Some(*offset) > self.requested)
     }
 
     /// The lowest offset not settled, as far as it is known.
@@ -75,9 +78,9 @@ impl Partition {
         CommitRequest { partition: self.place.clone(), epoch: self.epoch, offset }
     }
 
-    /// Everything settled is known to be committed.
+    /// Everything settled is known to be committed, or is of no use to commit.
     pub(super) fn is_committed(&self) -> bool {
-        self.watermark.committable() <= self.committed
+        self.void || self.watermark.committable() <= self.committed
     }
 }
 
@@ -114,17 +117,29 @@ impl Pipeline {
         }
     }
 
+    /// A topic was deleted and created again: what is under way of the old one settles, nothing more of it starts, and no
+    /// offset of it is committed.
+    pub fn recreated(&mut self, topic: &str, now: Time) {
+        let places: Vec<TopicPartition> =
+            self.by_place.keys().filter(|place| &*place.topic == topic).cloned().collect();
+        for at in self.stop(&places, now) {
+            self.partitions[at].void = true;
+        }
+    }
+
     /// An offset was committed.
     pub fn committed(&mut self, place: &TopicPartition, offset: Offset) {
         self.tally.commits += 1;
+        self.findings.commit_failed = None;
         if let Some(partition) = self.partition_mut(place) {
             partition.committed = partition.committed.max(Some(offset));
         }
     }
 
     /// An offset was not committed: the next commit tries again.
-    pub fn commit_failed(&mut self, place: &TopicPartition) {
+    pub fn commit_failed(&mut self, place: &TopicPartition, error: &str) {
         self.tally.commits_failed += 1;
+        self.findings.commit_failed = Some(format!("{place}: {error}"));
         if let Some(partition) = self.partition_mut(place) {
             partition.requested = partition.committed;
         }
@@ -139,8 +154,9 @@ impl Pipeline {
     }
 
     pub(super) fn commit(&mut self, now: Time) {
-        let draining = !self.flow.is_running();
-        if now < self.commit_due && !draining {
+        // At a standstill every commit may be the last one; what just failed has to wait all the same.
+        let eager = !self.flow.is_running() && self.findings.commit_failed.is_none();
+        if now < self.commit_due && !eager {
             return;
         }
         let mut requests = Vec::new();
@@ -157,9 +173,13 @@ impl Pipeline {
     }
 
     pub(super) fn finish_revocations(&mut self, now: Time) {
-        let ready = |revocation: &mut Revocation| {
-            now >= revocation.deadline || revocation.partitions.iter().all(|at| self.partitions[*at].busy == 0)
-        };
+        if self.revocations.is_empty() {
+            return;
+        }
+        let stuck: HashMap<usize, usize> =
+            self.partitions.iter().map(|(at, _)| (at, self.stuck_copies(Some(at)))).collect();
+        let still = |at: &usize| self.partitions[*at].busy == stuck.get(at).copied().unwrap_or(0);
+        let ready = |revocation: &mut Revocation| now >= revocation.deadline || revocation.partitions.iter().all(still);
         let finished: Vec<Revocation> = self.revocations.extract_if(.., ready).collect();
         for revocation in finished {
             let mut partitions = Vec::new();
@@ -187,22 +207,27 @@ impl Pipeline {
         for at in &stopped {
             self.partitions[*at].revoking = true;
         }
+        let going: HashSet<usize> = stopped.iter().copied().collect();
         let queues: Vec<usize> =
-            self.queues.iter().filter(|(_, q)| stopped.contains(&q.partition)).map(|(at, _)| at).collect();
+            self.queues.iter().filter(|(_, q)| going.contains(&q.partition)).map(|(at, _)| at).collect();
+        for queue in &queues {
+            self.withdraw_undelivered(*queue, now);
+        }
+        // Once for all: with a queue for each record there are tens of thousands.
+        let gone = |at: &usize| self.queues.get(*at).is_none_or(|queue| going.contains(&queue.partition));
+        self.touched.retain(|at| !gone(at));
+        self.starved.retain(|at| !gone(at));
+        self.deliverable.retain(|at| !gone(at));
         for queue in queues {
-            self.withdraw_undelivered(queue, now);
             self.dissolve(queue);
         }
         self.follow_verdicts(now);
         stopped
     }
 
-    /// Drops a queue: entries under way go on without it, the others are forgotten, to be read again by the next owner.
+    /// Drops a queue that stands in no list any more: entries under way go on without it, the others are forgotten, to be read again by the next owner.
     fn dissolve(&mut self, at: usize) {
         let queue = self.queues.remove(at);
-        self.touched.retain(|touched| *touched != at);
-        self.starved.retain(|starved| *starved != at);
-        self.deliverable.retain(|listed| *listed != at);
         self.partitions[queue.partition].queues.remove(&queue.key);
         for ticket in queue.entries {
             let entry = &mut self.entries[ticket];

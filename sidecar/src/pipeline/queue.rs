@@ -158,8 +158,12 @@ impl Pipeline {
             return;
         }
         let queue = self.queues.remove(at);
-        self.starved.retain(|starved| !queue.starved || *starved != at);
-        self.deliverable.retain(|listed| !queue.listed || *listed != at);
+        if queue.starved {
+            self.starved.retain(|starved| *starved != at);
+        }
+        if queue.listed {
+            self.deliverable.retain(|listed| *listed != at);
+        }
         if self.config.ordering == Ordering::Key {
             self.partitions[queue.partition].queues.remove(&queue.key);
         }
@@ -189,7 +193,7 @@ impl Pipeline {
             self.set_phase(ticket, Phase::Requested { waiting: false });
             let entry = &self.entries[ticket];
             let fingerprint = entry.identity.fingerprint;
-            self.gate.request(ticket, &entry.key, fingerprint, entry.terms, now);
+            self.gate.request_again(ticket, &entry.key, fingerprint, entry.terms, entry.past, now);
             let waiting = self.waits(ticket);
             self.set_phase(ticket, Phase::Requested { waiting });
         }

@@ -1,6 +1,7 @@
 //! Decides what the sidecar says of itself: conditions, readiness, partitions. Pure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crds::config::FailurePolicy;
 use crds::status::{PartitionStatus, SidecarStatus};
@@ -8,6 +9,11 @@ use crds::status::{PartitionStatus, SidecarStatus};
 use super::Pipeline;
 use crate::clock::Time;
 use crate::record::{Offset, TopicPartition};
+
+/// How long a reset is reported: somebody should see it.
+const RESET_FOR: Duration = Duration::from_secs(3_600);
+/// How long a problem is reported after it was last told: nothing tells when it is over.
+const PROBLEM_FOR: Duration = Duration::from_secs(60);
 
 /// A condition as it stands now; who publishes it knows since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +39,9 @@ pub(super) struct Findings {
     topic_partitions: Option<usize>,
     brokers_down: Option<String>,
     brokers_known: bool,
-    reset: Option<String>,
-    problem: Option<String>,
+    pub(super) commit_failed: Option<String>,
+    reset: Option<(String, Time)>,
+    problem: Option<(String, Time)>,
     eviction: Option<String>,
 }
 
@@ -52,19 +59,21 @@ impl Pipeline {
     }
 
     /// Reading began anew at the earliest record, since the committed offset is gone.
-    pub fn offset_reset(&mut self, place: Option<&TopicPartition>, message: &str) {
-        self.findings.reset = Some(match place {
+    pub fn offset_reset(&mut self, place: Option<&TopicPartition>, message: &str, now: Time) {
+        let what = match place {
             Some(place) => format!("{place}: {message}"),
             None => message.to_owned(),
-        });
+        };
+        self.findings.reset = Some((what, now));
     }
 
     /// Something does not work and is tried again.
-    pub fn problem(&mut self, place: Option<&TopicPartition>, message: String) {
-        self.findings.problem = Some(match place {
+    pub fn problem(&mut self, place: Option<&TopicPartition>, message: String, now: Time) {
+        let what = match place {
             Some(place) => format!("{place}: {message}"),
             None => message,
-        });
+        };
+        self.findings.problem = Some((what, now));
     }
 
     /// The store may forget keys before their time, or not; with what to do about it.
@@ -102,10 +111,13 @@ impl Pipeline {
             finding("CopiesTaken", false, "CopyRefused", self.findings.copies_refused.as_ref().map(|(topic, why)| {
                 format!("the topic `{topic}` does not take a copy: {why}; create it, permit it, or raise its max.message.bytes")
             })),
-            finding("OffsetsInRange", false, "OffsetReset", self.findings.reset.as_ref().map(|what| {
+            finding("OffsetsInRange", false, "OffsetReset", lately(&self.findings.reset, RESET_FOR, now).map(|what| {
                 format!("{what}; records were deleted before they were read, or the group's offsets are another topic's")
             })),
-            finding("KafkaAccepts", false, "KafkaProblem", self.findings.problem.clone()),
+            finding("OffsetsCommitted", false, "CommitFailed", self.findings.commit_failed.as_ref().map(|why| {
+                format!("{why}; until offsets are committed, a restart reads again what is done, and skips it")
+            })),
+            finding("KafkaAccepts", false, "KafkaProblem", lately(&self.findings.problem, PROBLEM_FOR, now).cloned()),
         ]
     }
 
@@ -152,7 +164,7 @@ impl Pipeline {
     fn data_lost(&self, now: Time) -> Option<String> {
         self.gate.data_lost(now).map(|since| {
             format!(
-                "a session key was gone before its time, {} s ago: Redis has lost data (flush, failover or eviction); \
+                "a key was gone before its time, {} s ago: Redis has lost data (flush, failover or eviction); \
                  duplicates of what it forgot may be delivered until one ttl has passed",
                 now.since(since).as_secs()
             )
@@ -196,6 +208,11 @@ impl super::partition::Partition {
             lag: self.end.zip(watermark).map(lag),
         }
     }
+}
+
+/// What was told, unless that is too long ago.
+fn lately(told: &Option<(String, Time)>, most: Duration, now: Time) -> Option<&String> {
+    told.as_ref().filter(|(_, at)| now.since(*at) < most).map(|(what, _)| what)
 }
 
 fn finding(about: &'static str, essential: bool, reason: &'static str, trouble: Option<String>) -> Finding {

@@ -384,7 +384,7 @@ fn a_drain_tells_whether_kafka_has_taken_the_offsets() {
         }
         rig.pass(2_500);
         let told = rig.others.iter().find_map(|effect| match effect {
-            Effect::Drained { remaining, committed } => Some((*remaining, *committed)),
+            Effect::Drained { remaining, committed, .. } => Some((*remaining, *committed)),
             _ => None,
         });
         assert_eq!(told, Some((0, taken)));
@@ -510,4 +510,124 @@ fn a_drained_sidecar_goes_on_if_the_app_stays_but_not_at_once() {
     assert!(rig.requests.is_empty() && rig.claims().is_empty());
     rig.pass(2_000);
     rig.request(&[2]);
+}
+
+#[test]
+fn an_app_that_restarts_while_it_is_drained_gets_events_as_soon_as_the_drain_is_over() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2]);
+    rig.others.clear();
+    rig.pipeline.drain(false, rig.now);
+    rig.settle_down();
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::WatchApp { restarted: true })), "from now on");
+    rig.pipeline.app_accepts(rig.now);
+    rig.settle_down();
+    let first = rig.request(&[1]);
+    assert!(rig.requests.is_empty(), "not before everything is settled");
+    rig.answer(&first, vec![Outcome::Completed]);
+    rig.pipeline.committed(&place(0), 1);
+    rig.settle_down();
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::Drained { remaining: 0, .. })));
+    rig.request(&[2]);
+}
+
+#[test]
+fn a_drain_waits_for_no_copy_that_the_broker_refuses() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1]);
+    let request = rig.request(&[1]);
+    rig.answer(&request, vec![Outcome::Rejected(Reason::Drop)]);
+    rig.copied(1, Err(refused()));
+    rig.pipeline.drain(false, rig.now);
+    rig.settle_down();
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::Drained { remaining: 1, .. })), "at once");
+    rig.pipeline.revoked(&[place(0)], rig.now);
+    rig.settle_down();
+    assert!(rig.others.iter().any(|effect| matches!(effect, Effect::FinishRevoke { .. })), "at once");
+}
+
+#[test]
+fn of_a_topic_that_was_created_again_nothing_is_committed_and_nothing_starts() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2]);
+    let under_way = rig.request(&[1]);
+    rig.others.clear();
+    rig.pipeline.recreated("t", rig.now);
+    rig.pipeline.drain(true, rig.now);
+    rig.settle_down();
+    rig.answer(&under_way, vec![Outcome::Completed]);
+    let drained = |effect: &Effect| matches!(effect, Effect::Drained { remaining: 0, unwritten: 0, committed: true });
+    assert!(rig.others.iter().any(drained), "{:?}", rig.others);
+    rig.pipeline.revoked(&[place(0)], rig.now);
+    rig.settle_down();
+    let commits = rig.others.iter().any(|effect| match effect {
+        Effect::Commit(_) => true,
+        Effect::FinishRevoke { commits, .. } => !commits.is_empty(),
+        _ => false,
+    });
+    assert!(!commits && rig.requests.is_empty() && rig.claims().is_empty(), "{:?}", rig.others);
+    rig.at_rest();
+}
+
+#[test]
+fn a_commit_that_fails_is_reported_and_not_tried_at_every_turn() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1]);
+    let request = rig.request(&[1]);
+    rig.answer(&request, vec![Outcome::Completed]);
+    rig.pipeline.app_unreachable("nobody listens", rig.now);
+    let health =
+        |rig: &Rig| rig.pipeline.findings(rig.now).into_iter().find(|f| f.about == "OffsetsCommitted").unwrap();
+    for _ in 0..5 {
+        rig.others.clear();
+        let commits = |rig: &Rig| rig.others.iter().filter(|effect| matches!(effect, Effect::Commit(_))).count();
+        rig.pipeline.commit_failed(&place(0), "not authorized");
+        rig.settle_down();
+        assert_eq!(commits(&rig), 0, "not at once");
+        rig.pass(300);
+        assert_eq!(commits(&rig), 1);
+        assert!(health(&rig).message.contains("not authorized"));
+    }
+    rig.pipeline.committed(&place(0), 1);
+    assert!(health(&rig).healthy);
+}
+
+#[test]
+fn what_was_told_of_kafka_heals_when_it_is_not_told_again() {
+    let mut rig = Rig::new(|_| {});
+    rig.pipeline.problem(None, "a hiccup".into(), rig.now);
+    rig.pipeline.offset_reset(Some(&place(0)), "out of range", rig.now);
+    let sick = |rig: &Rig| -> Vec<&str> {
+        let findings = rig.pipeline.findings(rig.now).into_iter();
+        let kafka = ["KafkaAccepts", "OffsetsInRange"];
+        findings.filter(|f| !f.healthy && kafka.contains(&f.about)).map(|f| f.about).collect()
+    };
+    assert_eq!(sick(&rig), ["OffsetsInRange", "KafkaAccepts"]);
+    rig.now = rig.now + Duration::from_secs(61);
+    assert_eq!(sick(&rig), ["OffsetsInRange"]);
+    rig.now = rig.now + Duration::from_secs(3_600);
+    assert!(sick(&rig).is_empty());
+}
+
+/// Its queue is given up while the app is down, and the gate forgets it; the app asked for this pause.
+#[test]
+fn a_pause_and_an_attempt_outlive_the_queue_s_claims() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1]);
+    let request = rig.request(&[1]);
+    let reason = Reason::Status(503);
+    rig.answer(&request, vec![Outcome::Failed { reason, retry_after: Some(Duration::from_secs(20)), sent: true }]);
+    rig.pipeline.app_unreachable("nobody listens", rig.now);
+    rig.settle_down();
+    rig.store.retain(|key, _| key.starts_with("s:"));
+    rig.pipeline.app_accepts(rig.now);
+    rig.pass(15_000);
+    assert!(rig.requests.is_empty(), "Retry-After holds");
+    rig.pass(15_000);
+    assert_eq!(rig.request(&[1]).attempts, [2], "the store has forgotten that it was sent; the sidecar has not");
 }

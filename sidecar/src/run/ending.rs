@@ -38,12 +38,15 @@ impl Ending {
         matches!(self, Self::Closing { .. })
     }
 
+    /// Begins to end, unless it has begun already.
     pub(super) fn begin(&mut self, pipeline: &mut Pipeline, now: Time) {
-        *self = Self::Draining;
-        pipeline.drain(true, now);
+        if !self.has_begun() {
+            *self = Self::Draining;
+            pipeline.drain(true, now);
+        }
     }
 
-    pub(super) fn drained(&mut self, remaining: usize, _now: Time) {
+    pub(super) fn drained(&mut self, remaining: usize) {
         if matches!(self, Self::Draining) {
             *self = Self::Drained { remaining };
         }

@@ -19,8 +19,8 @@ impl SessionsFile {
         let Some(folder) = folder else { return Ok(Self { path: None, inherited: Vec::new() }) };
         fs::create_dir_all(folder)?;
         let path = folder.join("sessions");
-        let inherited = match fs::read_to_string(&path) {
-            Ok(text) => super::parse_sessions(&text),
+        let inherited = match fs::read(&path) {
+            Ok(text) => super::parse_sessions(&String::from_utf8_lossy(&text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -62,7 +62,8 @@ mod tests {
     fn a_broken_line_hides_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let id = SessionId::new(Uuid::from_u128(1));
-        fs::write(folder.path().join("sessions"), format!("not a session\n{id}\n")).unwrap();
+        fs::write(folder.path().join("sessions"), [b"not a session\n\xff\xfe\n", id.to_string().as_bytes()].concat())
+            .unwrap();
         assert_eq!(SessionsFile::open(Some(folder.path())).unwrap().inherited(), [id]);
     }
 }

@@ -15,6 +15,8 @@ use crate::deliver::Deliver;
 
 /// How often the app is tried.
 const EVERY: Duration = Duration::from_millis(50);
+/// How often an app that accepts is tried.
+const STANDING: Duration = Duration::from_secs(1);
 /// A socket that refuses for so long is nobody's. An app that has bound it and does not listen yet needs microseconds.
 const STALE: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,17 @@ pub(super) async fn watch(
         sleep(EVERY).await;
     }
     let _ = inbox.send(Input::AppAccepts);
+    watch_down(&*deliver, &inbox).await;
+}
+
+/// Tells when the app does not accept any more, also where no event comes that could show it.
+async fn watch_down(deliver: &dyn Deliver, inbox: &UnboundedSender<Input>) {
+    loop {
+        sleep(STANDING).await;
+        if let Err(trouble) = deliver.probe().await {
+            let _ = inbox.send(Input::AppTrouble(trouble));
+        }
+    }
 }
 
 /// A socket file that nobody listens on, and since when.

@@ -19,6 +19,14 @@ fn unanswered() -> Result<Reply, StoreError> {
     Err(StoreError::Unanswered("time-out".into()))
 }
 
+const fn is_mark(demand: &Demand) -> bool {
+    matches!(demand, Demand::Mark(_) | Demand::KeepMark(_))
+}
+
+const fn is_probe(demand: &Demand) -> bool {
+    matches!(demand, Demand::Probe(_))
+}
+
 /// Sessions with ids 1, 2, 3 …
 struct Rig {
     sessions: Sessions,
@@ -30,7 +38,14 @@ impl Rig {
         Self { sessions: Sessions::new(TTL, inherited.to_vec(), at(0)), given: 0 }
     }
 
+    /// What is asked, but for the mark and the probe.
     fn poll(&mut self, millis: u64) -> Vec<Demand> {
+        let mut demands = self.poll_all(millis);
+        demands.retain(|demand| !is_mark(demand) && !is_probe(demand));
+        demands
+    }
+
+    fn poll_all(&mut self, millis: u64) -> Vec<Demand> {
         let mut demands = Vec::new();
         let given = &mut self.given;
         let fresh = || {
@@ -302,4 +317,87 @@ fn closing_ends_everything_and_opens_nothing() {
     assert!(rig.sessions.is_closed());
     assert_eq!(rig.poll(60_000), []);
     assert_eq!(rig.sessions.next_due(), None);
+}
+
+/// Session 1, open since 0, and the mark that was found or made.
+fn marked(reply: Result<Reply, StoreError>) -> Rig {
+    let mut rig = Rig::new(&[]);
+    let demands = rig.poll_all(0);
+    let place = |wanted: &Demand| demands.iter().position(|demand| demand == wanted);
+    assert!(place(&Demand::Mark(id(1))) < place(&Demand::Open(id(1))), "{demands:?}");
+    assert_eq!(rig.answer(Demand::Mark(id(1)), reply, 1), News::Nothing);
+    rig.answer(Demand::Open(id(1)), APPLIED, 1);
+    rig
+}
+
+#[test]
+fn a_mark_that_is_gone_or_another_means_that_the_store_was_empty() {
+    for found in [APPLIED, Ok(Reply::Present(id(7).to_string().into()))] {
+        let mut rig = marked(found.clone());
+        let value = if found == APPLIED { id(1) } else { id(7) };
+        if found != APPLIED {
+            assert_eq!(rig.poll_all(2), [Demand::KeepMark(value)], "its life starts anew");
+            assert_eq!(rig.answer(Demand::KeepMark(value), APPLIED, 3), News::Nothing);
+        }
+        assert_eq!(rig.poll_all(2_000), []);
+        // An outage longer than the TTL: no session is left that could be missed.
+        let demands = rig.poll_all(60_000);
+        let place = |wanted: &Demand| demands.iter().position(|demand| demand == wanted);
+        assert!(place(&Demand::KeepMark(value)) < place(&Demand::Open(id(2))), "{demands:?}");
+        assert_eq!(rig.answer(Demand::KeepMark(value), REFUSED, 60_001), News::DataLost);
+        rig.answer(Demand::Open(id(2)), APPLIED, 60_001);
+        let again = rig.poll_all(61_000);
+        assert!(again.iter().any(|demand| matches!(demand, Demand::Mark(new) if *new != value)), "{again:?}");
+    }
+}
+
+#[test]
+fn a_mark_that_is_there_is_kept_and_one_that_ran_out_is_no_loss() {
+    let mut rig = marked(APPLIED);
+    assert!(rig.poll_all(60_000).contains(&Demand::KeepMark(id(1))));
+    assert_eq!(rig.answer(Demand::KeepMark(id(1)), APPLIED, 60_001), News::Nothing);
+    rig.answer(Demand::Open(id(2)), APPLIED, 60_001);
+    let month = u64::try_from(MARK_TTL.as_millis()).unwrap();
+    assert!(rig.poll_all(60_000 + month).contains(&Demand::KeepMark(id(1))));
+    assert_eq!(rig.answer(Demand::KeepMark(id(1)), REFUSED, 60_001 + month), News::Nothing);
+}
+
+#[test]
+fn a_mark_is_asked_for_again_after_an_error_and_once_an_hour() {
+    let mut rig = marked(unanswered());
+    assert_eq!(rig.poll_all(1), []);
+    let ask = rig.poll_all(400);
+    assert_eq!(ask, [Demand::Mark(id(1))]);
+    // The one whose answer did not come was applied.
+    rig.answer(Demand::Mark(id(1)), Ok(Reply::Present(id(1).to_string().into())), 401);
+    assert_eq!(rig.poll_all(402), [Demand::KeepMark(id(1))]);
+    rig.answer(Demand::KeepMark(id(1)), APPLIED, 403);
+    for second in (3..3_600).step_by(3) {
+        for demand in rig.poll_all(second * 1_000) {
+            assert!(!is_mark(&demand), "{demand:?} after {second} s");
+            rig.answer(demand, APPLIED, second * 1_000);
+        }
+    }
+    assert!(rig.poll_all(3_601_000).contains(&Demand::KeepMark(id(1))));
+}
+
+#[test]
+fn a_mark_of_another_s_making_is_left_alone() {
+    let mut rig = marked(Ok(Reply::Present("not ours".into())));
+    assert_eq!(rig.poll_all(2), []);
+}
+
+#[test]
+fn no_session_is_open_where_the_store_does_not_compare_and_set() {
+    let mut rig = Rig::new(&[]);
+    let demands = rig.poll_all(0);
+    let place = |wanted: &Demand| demands.iter().position(|demand| demand == wanted);
+    assert!(place(&Demand::Probe(id(1))) < place(&Demand::Open(id(1))), "{demands:?}");
+    let refused = Err(StoreError::Refused("NOPERM".into()));
+    assert_eq!(rig.answer(Demand::Probe(id(1)), refused, 1), News::Nothing);
+    assert_eq!(rig.answer(Demand::Open(id(1)), APPLIED, 1), News::Nothing);
+    assert_eq!(rig.current(2), None);
+    assert!(rig.poll_all(400).contains(&Demand::Open(id(2))), "it is tried again");
+    assert_eq!(rig.answer(Demand::Probe(id(2)), REFUSED, 401), News::Nothing);
+    assert_eq!(rig.answer(Demand::Open(id(2)), APPLIED, 401), News::Opened);
 }

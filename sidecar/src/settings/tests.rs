@@ -151,6 +151,11 @@ fn each_mistake_is_told_by_its_field() {
         ("session: {ttl: 31s}", "session.ttl", "outside 1s to 30s"),
         ("session: {prefix: ''}", "session.prefix", "is empty"),
         ("kafka: {bootstrapServers: k}", "kafka.bootstrapServers", "has no port"),
+        (
+            "kafka: {bootstrapServers: 'k:9092,SASL_SSL://u:hunter2@k:9092'}",
+            "kafka.bootstrapServers",
+            "server 2 (no URL",
+        ),
         ("kafka: {bootstrapServers: 'k:9092', tls: {keyFile: $DIR/key.pem}}", "kafka.tls.certificateFile", "missing"),
         ("kafka: {bootstrapServers: 'k:9092', tls: {certificateFile: $DIR/cert.pem}}", "kafka.tls.keyFile", "missing"),
         ("kafka: {bootstrapServers: 'k:9092', tls: {caFile: $DIR/password}}", "kafka.tls.caFile", "no PEM"),
@@ -208,6 +213,7 @@ fn each_mistake_is_told_by_its_field() {
         let found = mistakes(lines);
         let told = found.get(*field).unwrap_or_else(|| panic!("{lines}: {field} is not among {found:?}"));
         assert!(told.contains(wrong) && told.contains("; for example: "), "{lines}: {told}");
+        assert!(!told.contains("hunter2"), "{lines}: {told}");
         assert_eq!(found.len(), 1, "{lines}: {found:?}");
     }
 }
@@ -279,6 +285,11 @@ fn what_is_allowed_and_risky_is_warned_of() {
     let warnings = load(&file).unwrap().warnings();
     assert!(warnings[0].starts_with("kafka.sasl: ") && warnings[1].starts_with("redis.passwordFile: "), "{warnings:?}");
     assert!(!warnings.concat().contains("hunter2"));
+    for (no, warned) in [("FALSE", true), ("0", true), ("f", true), ("true", false)] {
+        let mut settings = load(&file).unwrap();
+        settings.config.kafka.properties.insert("enable.ssl.certificate.verification".into(), no.into());
+        assert_eq!(settings.warnings().concat().contains("pose as the broker"), warned, "{no}");
+    }
 }
 
 #[test]

@@ -5,9 +5,15 @@ use super::both;
 
 /// `property` is asked about each further property that is not refused by its name.
 pub(super) fn validate(kafka: &KafkaConfig, property: &dyn Fn(&str, &str, &mut Problems), problems: &mut Problems) {
-    for server in kafka.bootstrap_servers.split(',').map(str::trim) {
+    for (at, server) in kafka.bootstrap_servers.split(',').map(str::trim).enumerate() {
         if let Err(wrong) = bootstrap_server(server) {
-            problems.add("kafka.bootstrapServers", format!("`{}` {wrong}", server.escape_debug()));
+            // Somebody may have put a user and a password here, as into a URL: they must not get into a log.
+            let which = if server.contains(['@', '/']) {
+                format!("server {} (no URL, no user and no password belong here)", at + 1)
+            } else {
+                format!("`{}`", server.escape_debug())
+            };
+            problems.add("kafka.bootstrapServers", format!("{which} {wrong}"));
         }
     }
     if let Some(tls) = &kafka.tls {

@@ -68,3 +68,38 @@ fn a_claim_older_than_half_its_ttl_is_not_started() {
     assert_eq!(again.attempt(), 1, "it was not sent");
     assert!(rig.gate.start(again, rig.now).is_some());
 }
+
+/// Surely not applied: the claim stands, and what others hold under the session is as good as before.
+#[test]
+fn a_release_that_the_store_did_not_take_is_said_again() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.request(2, 2);
+    rig.settle_down();
+    let failed = rig.started(1).claim;
+    let other = rig.granted(2).unwrap();
+    rig.release(failed, true, Some(rig.now));
+    for _ in 0..3 {
+        let ops = rig.sent();
+        let [(Token::Release(_), _)] = &ops[..] else { panic!("{ops:?}") };
+        rig.answer(ops.into_iter().map(|(token, _)| (token, Err(StoreError::Refused("OOM".into())))).collect());
+        assert!(rig.sent().is_empty(), "not at once");
+        rig.pass(1_000);
+    }
+    assert_eq!(rig.gate.session(rig.now), Some(session(1)), "no reason to give it up");
+    rig.settle_down();
+    assert_eq!(rig.started(1).claim.attempt(), 2);
+    assert!(rig.gate.start(other, rig.now).is_some());
+}
+
+#[test]
+fn what_was_sent_from_here_is_remembered_beyond_a_withdrawal() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    let past = Past { attempt: 3, not_before: rig.now + Duration::from_secs(5) };
+    rig.gate.request_again(1, &key(1), None, Terms::new(TTL), past, rig.now);
+    rig.settle_down();
+    assert!(rig.granted(1).is_none(), "it backs off");
+    rig.pass(5_000);
+    rig.settle_down();
+    assert_eq!(rig.started(1).claim.attempt(), 4, "the store knows nothing of it");
+}

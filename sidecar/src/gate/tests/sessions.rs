@@ -45,9 +45,30 @@ fn close_ends_every_session() {
     rig.gate.close();
     rig.settle_down();
     assert!(rig.gate.is_closed());
-    assert!(rig.store.is_empty());
+    assert_eq!(rig.store.keys().collect::<Vec<_>>(), ["s:mark"]);
     rig.request(1, 1);
     rig.pass(60_000);
     rig.settle_down();
     assert!(rig.granted(1).is_none());
+}
+
+#[test]
+fn a_store_that_comes_back_empty_after_the_session_ran_out_has_lost_data() {
+    for empty in [false, true] {
+        let mut rig = Rig::open(FailurePolicy::Open);
+        rig.request(1, 1);
+        rig.settle_down();
+        let claim = rig.started(1).claim;
+        rig.complete(claim);
+        rig.settle_down();
+        rig.go_away();
+        rig.pass(60_000);
+        rig.store.retain(|key, _| !empty && !key.contains("-"));
+        rig.settle_down();
+        assert!(rig.gate.away_since().is_none());
+        assert_eq!(rig.gate.data_lost(rig.now), empty.then_some(rig.now));
+        rig.request(2, 2);
+        rig.settle_down();
+        assert_eq!(rig.started(2).gated, if empty { Gated::Degraded } else { Gated::Store });
+    }
 }

@@ -99,13 +99,12 @@ async fn compare(args: Args) -> anyhow::Result<()> {
     println!("\n{text}");
     if args.write {
         let file = in_repo("docs/benchmarks.md");
-        std::fs::write(&file, format!("{HEAD}{text}")).with_context(|| format!("cannot write {}", file.display()))?;
+        let before = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let kept = report::replace_figures(&before, &text);
+        std::fs::write(&file, kept).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }
-
-const HEAD: &str = "# Benchmarks\n\nWritten by `make bench ARGS=--write`; what is measured, and how, is in \
-                    [tests/bench](../tests/bench/README.md).\n\n";
 
 /// Starts what all gates share, and publishes the events.
 async fn start(args: &Args) -> anyhow::Result<Bench> {

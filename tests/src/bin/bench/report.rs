@@ -26,6 +26,14 @@ pub(crate) fn report(runs: &[(Gate, Run)], records: usize, seconds: u64, partiti
     text
 }
 
+const TABLE: &str = "| gate |";
+
+/// The document with new figures: they begin with the table and go to its end; what stands before is a person's and stays.
+pub(crate) fn replace_figures(document: &str, figures: &str) -> String {
+    let kept = document.find(TABLE).map_or(document, |at| &document[..at]);
+    format!("{kept}{figures}")
+}
+
 fn table(runs: &[(Gate, Run)]) -> String {
     let mut text = String::from(
         "| gate | events/s | × decorator | × naive | CPU µs an event: gate | Redis | app | broker |\n\
@@ -101,4 +109,17 @@ fn values(runs: &[(Gate, Run)], gate: Gate, what: impl Fn(&Run) -> f64) -> Vec<f
     let mut all: Vec<f64> = runs.iter().filter(|(of, _)| *of == gate).map(|(_, run)| what(run)).collect();
     all.sort_by(f64::total_cmp);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_figures_leave_the_introduction_alone() {
+        let document = "# Benchmarks\n\nRead this first.\n\n| gate | old |\n\nOld figures.\n";
+        let figures = table(&[]);
+        assert_eq!(replace_figures(document, &figures), format!("# Benchmarks\n\nRead this first.\n\n{figures}"));
+        assert_eq!(replace_figures("# Benchmarks\n\n", "x"), "# Benchmarks\n\nx");
+    }
 }
