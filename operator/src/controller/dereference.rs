@@ -1,10 +1,29 @@
 //! Decides nothing: looks up what a resource names and what runs already. I/O (the API server, through caches).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
+
+use crds::v1alpha1::IdempotentConsumer;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::DynamicObject;
+use kube::{Api, Client, ResourceExt};
+
+use super::build::{self, ChildKind};
+use super::deployment;
+use super::key::Key;
+use super::memory::Remembered;
+use super::store::Stores;
+use super::validate;
+use crate::kube_error::words;
+
+mod rival;
+
+pub use rival::rival;
 
 /// What kind of object a resource names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A Secret.
     Secret,
@@ -106,4 +125,195 @@ pub struct References {
     pub rival: Option<Rival>,
     /// The consumer's Deployment, if there is one.
     pub running: Option<Running>,
+}
+
+/// What could not be looked up; it may be there all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not answer as it should.
+    #[error("the {kind} `{name}` can't be read: {}", words(source))]
+    Read {
+        /// Secret or ConfigMap.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What happened.
+        source: Box<kube::Error>,
+    },
+}
+
+/// The keys of an object that a consumer names, as they were in one version of it.
+#[derive(Clone)]
+pub struct Fetched {
+    uid: Option<String>,
+    version: Option<String>,
+    /// Each key that was asked for, `None` where the object has none of that name.
+    data: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+/// It may be a Secret's.
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Names of the keys in the consumer's own Secret.
+const TOKEN: &str = "token";
+const SALT: &str = "salt";
+
+/// Looks up everything that a consumer names, and what runs for it. From memory, but for what has changed there.
+///
+/// # Errors
+/// The API server does not answer.
+pub async fn dereference(
+    client: &Client,
+    stores: &Stores,
+    key: &Key,
+    consumer: &IdempotentConsumer,
+    memory: &mut Remembered,
+) -> Result<References, Error> {
+    let named = validate::named(consumer);
+    let objects: BTreeSet<(Kind, String)> = named.iter().map(|named| (named.kind, named.name.clone())).collect();
+    let keys = objects.iter().map(|(kind, name)| (*kind, Key::new(&key.namespace, name))).collect();
+    stores.named_by.note(key, keys);
+    memory.values.retain(|object, _| objects.contains(object));
+    for (kind, name) in objects {
+        refresh(client, stores, &key.namespace, (kind, name), &named, memory).await?;
+    }
+    let values =
+        named.into_iter().map(|named| (lookup(&named, memory), named)).map(|(found, named)| (named, found)).collect();
+    let secret = sidecar_secret(client, stores, key, consumer, memory).await?;
+    let rival = rival(consumer, stores.consumers.store().state().iter().filter_map(|other| other.0.as_ref().ok()));
+    let live = stores.children(ChildKind::Deployment).get(key);
+    let running = live.filter(|live| is_owned(live, consumer)).map(|live| deployment::running(&live));
+    Ok(References { values, secret, rival, running })
+}
+
+fn lookup(named: &Reference, memory: &Remembered) -> Lookup {
+    match memory.values.get(&(named.kind, named.name.clone())) {
+        None => Lookup::NoObject,
+        Some(fetched) => fetched.data.get(&named.key).cloned().flatten().map_or(Lookup::NoKey, Lookup::Value),
+    }
+}
+
+/// Reads an object where the watch has shown another version of it than was read last.
+async fn refresh(
+    client: &Client,
+    stores: &Stores,
+    namespace: &str,
+    (kind, name): (Kind, String),
+    named: &[Reference],
+    memory: &mut Remembered,
+) -> Result<(), Error> {
+    let key = Key::new(namespace, &name);
+    let shown = match kind {
+        Kind::Secret => stores.secrets.get(&key).map(|meta| (meta.uid(), meta.resource_version())),
+        Kind::ConfigMap => stores.config_maps.get(&key).map(|meta| (meta.uid(), meta.resource_version())),
+    };
+    let Some((uid, version)) = shown else {
+        memory.values.remove(&(kind, name));
+        return Ok(());
+    };
+    let wanted: BTreeSet<&str> =
+        named.iter().filter(|one| one.kind == kind && one.name == name).map(|one| one.key.as_str()).collect();
+    let known = memory.values.get(&(kind, name.clone()));
+    let current = |known: &Fetched| known.uid == uid && known.version == version;
+    if known.is_some_and(|known| current(known) && wanted.iter().all(|key| known.data.contains_key(*key))) {
+        return Ok(());
+    }
+    let read = |source| Error::Read { kind, name: name.clone(), source: Box::new(source) };
+    let data = fetch(client, namespace, kind, &name).await.map_err(read)?;
+    match data {
+        None => memory.values.remove(&(kind, name)),
+        Some(mut data) => {
+            let data = wanted.into_iter().map(|key| (key.to_owned(), data.remove(key))).collect();
+            memory.values.insert((kind, name), Fetched { uid, version, data })
+        }
+    };
+    Ok(())
+}
+
+async fn fetch(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, kube::Error> {
+    let bytes = |data: Option<BTreeMap<String, ByteString>>| {
+        data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0))
+    };
+    Ok(match kind {
+        Kind::Secret => {
+            let secret = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await?;
+            secret.map(|secret| bytes(secret.data).collect())
+        }
+        Kind::ConfigMap => {
+            let map = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await?;
+            map.map(|map| {
+                let texts = map.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes()));
+                texts.chain(bytes(map.binary_data)).collect()
+            })
+        }
+    })
+}
+
+/// The consumer's own secret: as it is in the cluster, else as it was generated before, else generated.
+async fn sidecar_secret(
+    client: &Client,
+    stores: &Stores,
+    key: &Key,
+    consumer: &IdempotentConsumer,
+    memory: &mut Remembered,
+) -> Result<SidecarSecret, Error> {
+    let name = build::secret_name(&key.name);
+    let secrets = stores.children(ChildKind::Secret);
+    let mut live: Option<Arc<DynamicObject>> = secrets.get(&Key::new(&key.namespace, &name));
+    if live.is_none() && memory.secret.is_none() {
+        // The store may be behind, and with it a predecessor's secret that pods already know.
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &ChildKind::Secret.resource());
+        let read = |source| Error::Read { kind: Kind::Secret, name: name.clone(), source: Box::new(source) };
+        live = api.get_opt(&name).await.map_err(read)?.map(Arc::new);
+    }
+    let data = live
+        .filter(|live| is_owned(live, consumer))
+        .and_then(|live| live.as_ref().clone().try_parse::<Secret>().ok())
+        .and_then(|secret| secret.data)
+        .unwrap_or_default();
+    let kept = |name: &str| {
+        data.get(name).and_then(|value| String::from_utf8(value.0.clone()).ok()).filter(|text| !text.is_empty())
+    };
+    let before = memory.secret.take();
+    let secret = SidecarSecret {
+        token: kept(TOKEN).or_else(|| before.as_ref().map(|secret| secret.token.clone())).unwrap_or_else(random_text),
+        salt: kept(SALT).or_else(|| before.as_ref().map(|secret| secret.salt.clone())).unwrap_or_else(random_text),
+    };
+    memory.secret = Some(secret.clone());
+    Ok(secret)
+}
+
+/// 32 bytes that nobody guesses, in hex.
+fn random_text() -> String {
+    rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The object belongs to the consumer, by its controller's uid.
+#[must_use]
+pub fn is_owned(object: &DynamicObject, consumer: &IdempotentConsumer) -> bool {
+    consumer.metadata.uid.as_deref().is_some_and(|uid| is_owned_by(object, uid))
+}
+
+/// The object's controller has that uid.
+#[must_use]
+pub fn is_owned_by(object: &DynamicObject, uid: &str) -> bool {
+    object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+impl SidecarSecret {
+    /// The secret that a Secret's data holds, if it is whole.
+    #[must_use]
+    pub fn from_data(data: &BTreeMap<String, ByteString>) -> Option<Self> {
+        let text = |name: &str| String::from_utf8(data.get(name)?.0.clone()).ok();
+        Some(Self { token: text(TOKEN)?, salt: text(SALT)? })
+    }
 }

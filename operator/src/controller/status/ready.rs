@@ -1,0 +1,75 @@
+//! Decides whether the pods work, and whether they are being replaced. Pure.
+
+use crds::conditions::{Finding, Holds, PROGRESSING, READY};
+
+use super::{Found, pods};
+use crate::controller::deployment::Facts;
+
+/// Whether all replicas work, or none is asked for.
+pub(super) fn ready(found: &Found<'_>, facts: Option<&Facts>) -> Finding {
+    let finding = |holds, reason, message| Finding { about: READY, holds, reason, message };
+    let Some(facts) = facts else {
+        let (reason, message) = match found.result {
+            Ok(_) => ("NotDeployed", "there is no Deployment yet".to_owned()),
+            Err(error) => (error.mistake().unwrap_or("NotDeployed"), format!("there is no Deployment: {error}")),
+        };
+        return finding(Holds::False, reason, message);
+    };
+    let paused = found.spec.is_some_and(|spec| spec.paused);
+    if facts.wanted == 0 && facts.replicas == 0 && facts.observed {
+        return finding(Holds::True, "ScaledToZero", "no replica is asked for".into());
+    }
+    if facts.observed && facts.available >= facts.wanted {
+        return if paused {
+            finding(Holds::True, "Paused", "the pods stay, and nothing flows, since spec.paused is true".into())
+        } else {
+            finding(Holds::True, "AllAvailable", format!("{} of {} pods are available", facts.available, facts.wanted))
+        };
+    }
+    let counts = format!("{} of {} pods are available", facts.available, facts.wanted);
+    let (reason, why) = trouble(found, facts).unwrap_or(("PodsNotReady", "the others are starting".to_owned()));
+    finding(Holds::False, reason, format!("{counts}; {why}"))
+}
+
+/// Whether pods are being replaced or added.
+pub(super) fn progressing(found: &Found<'_>, facts: Option<&Facts>) -> Finding {
+    let finding = |holds, reason, message| Finding { about: PROGRESSING, holds, reason, message };
+    let Some(facts) = facts else {
+        return match found.result {
+            Err(error) if error.mistake().is_some() => {
+                finding(Holds::False, "Blocked", "waits for a spec that can be carried out".into())
+            }
+            _ => finding(Holds::True, "Deploying", "there is no Deployment yet".into()),
+        };
+    };
+    if let Some(outdated) = found.outdated.filter(|_| facts.complete()) {
+        return finding(
+            Holds::False,
+            "Outdated",
+            format!("rolled out by another operator with sidecar {}: {outdated}", facts.sidecar_image),
+        );
+    }
+    if facts.complete() {
+        return finding(Holds::False, "Complete", "every pod is of the newest revision".into());
+    }
+    match &facts.stuck {
+        Some(stuck) => finding(
+            Holds::False,
+            "Stuck",
+            trouble(found, facts).map_or_else(|| stuck.clone(), |(_, why)| format!("{stuck}; {why}")),
+        ),
+        None => {
+            let message = format!(
+                "{} of {} pods are of the newest revision, {} available",
+                facts.updated, facts.wanted, facts.available
+            );
+            finding(Holds::True, "RollingOut", message)
+        }
+    }
+}
+
+fn trouble(found: &Found<'_>, facts: &Facts) -> Option<pods::Trouble> {
+    let failure = || facts.failure.clone().map(|failure| ("NoPods", failure));
+    let stay = found.pods.iter().map(AsRef::as_ref).filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    pods::trouble(stay, found.answers).or_else(failure)
+}

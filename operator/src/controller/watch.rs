@@ -1,0 +1,224 @@
+//! Decides what is watched, and brings it into the stores. I/O: the API server's watches.
+
+use std::hash::Hash;
+
+use crds::CONSUMER_LABEL;
+use crds::v1alpha1::IdempotentConsumer;
+use futures_util::stream::{self, BoxStream, SelectAll, select_all};
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::Api;
+use kube::core::{DynamicObject, NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::build::ChildKind;
+use super::dereference::Kind;
+use super::key::Key;
+use super::store::{Guarded, Keeper, NamedBy, Shelf, Stores, digest, labelled};
+use super::validate;
+
+mod merge;
+mod strip;
+
+/// Where consumers are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In every namespace.
+    All,
+    /// In these.
+    Namespaces(Vec<String>),
+}
+
+/// Keeps everything that [`Stores`] show.
+#[derive(Debug)]
+pub struct Keepers {
+    /// The consumers.
+    pub consumers: Keeper<Guarded>,
+    /// Their children, in the order of [`ChildKind::ALL`].
+    pub children: [Keeper<DynamicObject>; ChildKind::ALL.len()],
+    /// The Deployments' ReplicaSets.
+    pub replica_sets: Keeper<ReplicaSet>,
+    /// The pods.
+    pub pods: Keeper<Pod>,
+    /// Every Secret in scope.
+    pub secrets: Keeper<PartialObjectMeta<Secret>>,
+    /// Every ConfigMap in scope.
+    pub config_maps: Keeper<PartialObjectMeta<ConfigMap>>,
+}
+
+/// Empty stores, and what fills them.
+#[must_use]
+pub fn stores() -> (Stores, Keepers) {
+    let named_by = NamedBy::default();
+    let (secrets, config_maps) = (named_by.clone(), named_by.clone());
+    let keepers = Keepers {
+        consumers: Keeper::new((), strip::consumer, strip::wish, Box::new(|consumer| vec![Key::of(consumer)])),
+        children: ChildKind::ALL
+            .map(|kind| Keeper::new(kind.resource(), strip::of_child(kind), strip::contents, Box::new(labelled))),
+        replica_sets: Keeper::new((), strip::replica_set, digest, Box::new(labelled)),
+        pods: Keeper::new((), strip::pod, digest, Box::new(labelled)),
+        secrets: Keeper::new(
+            (),
+            strip::metadata,
+            digest,
+            Box::new(move |secret| secrets.of(Kind::Secret, &Key::of(secret))),
+        ),
+        config_maps: Keeper::new(
+            (),
+            strip::metadata,
+            digest,
+            Box::new(move |map| config_maps.of(Kind::ConfigMap, &Key::of(map))),
+        ),
+    };
+    let stores = Stores {
+        consumers: keepers.consumers.shelf(),
+        children: keepers.children.each_ref().map(Keeper::shelf),
+        replica_sets: keepers.replica_sets.shelf(),
+        pods: keepers.pods.shelf(),
+        secrets: keepers.secrets.shelf(),
+        config_maps: keepers.config_maps.shelf(),
+        named_by,
+    };
+    (stores, keepers)
+}
+
+/// Watches everything, and says which consumers to look at.
+pub fn watch(client: &Client, scope: &Scope, stores: &Stores, keepers: Keepers) -> SelectAll<BoxStream<'static, Key>> {
+    let ours = || watcher::Config::default().labels(CONSUMER_LABEL);
+    let every = watcher::Config::default;
+    let consumers = stores.consumers.clone();
+    let mut all = SelectAll::new();
+    all.push(
+        wakes("consumers", events(client, scope, every(), (), &stores.consumers), keepers.consumers)
+            .flat_map(move |key| stream::iter(with_its_group(&consumers, key)))
+            .boxed(),
+    );
+    for (kind, keeper) in ChildKind::ALL.into_iter().zip(keepers.children) {
+        let events = events_of(client, scope, ours(), &kind.resource(), stores.children(kind));
+        all.push(wakes("children", events, keeper).boxed());
+    }
+    all.push(
+        wakes("replicasets", events(client, scope, ours(), (), &stores.replica_sets), keepers.replica_sets).boxed(),
+    );
+    all.push(wakes("pods", events(client, scope, ours(), (), &stores.pods), keepers.pods).boxed());
+    all.push(wakes("secrets", events(client, scope, every(), (), &stores.secrets), keepers.secrets).boxed());
+    all.push(wakes("configmaps", events(client, scope, every(), (), &stores.config_maps), keepers.config_maps).boxed());
+    all
+}
+
+/// A consumer that changes or goes may be in the way of others of its group, or no longer.
+fn with_its_group(consumers: &Shelf<Guarded>, key: Key) -> Vec<Key> {
+    let group_of = |object: &Guarded| object.0.as_ref().ok().map(validate::group);
+    let mut wake = vec![key.clone()];
+    // The group of one that is gone is not known any more, so that all that can wait for it are looked at; this is rare.
+    let group = consumers.get(&key).and_then(|object| group_of(&object));
+    let waits = |object: &Guarded| match (&group, &object.0) {
+        (Some(group), Ok(consumer)) => validate::group(consumer) == *group,
+        (None, Ok(consumer)) => is_in_conflict(consumer),
+        (_, Err(_)) => false,
+    };
+    wake.extend(
+        consumers
+            .store()
+            .state_filter(waits)
+            .iter()
+            .map(|object| Key::of(object.as_ref()))
+            .filter(|other| *other != key),
+    );
+    wake
+}
+
+fn is_in_conflict(consumer: &IdempotentConsumer) -> bool {
+    let conditions = consumer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.reason == validate::Reason::GroupConflict.as_str())
+}
+
+type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
+
+fn events<K>(
+    client: &Client,
+    scope: &Scope,
+    config: watcher::Config,
+    dynamic: K::DynamicType,
+    shelf: &Shelf<K>,
+) -> Events<K>
+where
+    K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
+{
+    let _ = dynamic;
+    each(scope, shelf, |namespace| {
+        let api = match namespace {
+            None => Api::<K>::all(client.clone()),
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+        };
+        watcher(api, config.clone()).default_backoff().boxed()
+    })
+}
+
+fn events_of(
+    client: &Client,
+    scope: &Scope,
+    config: watcher::Config,
+    resource: &kube::core::ApiResource,
+    shelf: &Shelf<DynamicObject>,
+) -> Events<DynamicObject> {
+    each(scope, shelf, |namespace| {
+        let api = match namespace {
+            None => Api::<DynamicObject>::all_with(client.clone(), resource),
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        };
+        watcher(api, config.clone()).default_backoff().boxed()
+    })
+}
+
+/// One watch, or one for each namespace, as if it were one.
+fn each<K>(scope: &Scope, shelf: &Shelf<K>, one: impl Fn(Option<&str>) -> Events<K>) -> Events<K>
+where
+    K: Resource + Clone + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    match scope {
+        Scope::All => one(None),
+        Scope::Namespaces(names) if names.len() == 1 => one(names.first().map(String::as_str)),
+        Scope::Namespaces(names) => {
+            let mut merge = merge::Merge::new(names.iter().cloned());
+            let shelf = shelf.clone();
+            let tagged = names.iter().map(|name| {
+                let tag = name.clone();
+                one(Some(name)).map(move |event| (tag.clone(), event)).boxed()
+            });
+            select_all(tagged)
+                .flat_map(move |(namespace, event)| {
+                    let known =
+                        || shelf.store().state_filter(|object| object.namespace().as_deref() == Some(&namespace));
+                    stream::iter(match event {
+                        Ok(event) => merge.take(&namespace, event, known).into_iter().map(Ok).collect(),
+                        Err(error) => vec![Err(error)],
+                    })
+                })
+                .boxed()
+        }
+    }
+}
+
+/// Brings events into their store; the consumers that they wake. A watch that fails is told and tried again, with growing pauses.
+fn wakes<K>(what: &'static str, events: Events<K>, mut keeper: Keeper<K>) -> impl Stream<Item = Key> + Send + 'static
+where
+    K: Resource + Clone + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    events.flat_map(move |event| {
+        stream::iter(match event {
+            Ok(event) => keeper.take(event),
+            Err(error) => {
+                tracing::warn!(what, %error, "a watch failed and is tried again");
+                Vec::new()
+            }
+        })
+    })
+}

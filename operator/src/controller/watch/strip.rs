@@ -1,0 +1,96 @@
+//! Decides what of an object is kept, and what of it counts as a change. Pure.
+
+use crds::SIDECAR_CONTAINER;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodTemplateSpec};
+use kube::core::{DynamicObject, ObjectMeta, PartialObjectMeta};
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+
+use crate::controller::build::{ChildKind, annotation};
+use crate::controller::store::{Guarded, digest};
+
+/// Drops who wrote which field.
+pub(super) fn consumer(consumer: &mut Guarded) {
+    consumer.managed_fields_mut().clear();
+}
+
+/// What the user wishes: our own writes to the status don't count.
+pub(super) fn wish(consumer: &Guarded) -> u64 {
+    let meta = consumer.meta();
+    digest(&(&meta.uid, meta.generation, &meta.labels, &meta.annotations, &meta.deletion_timestamp))
+}
+
+/// A child is kept as it was applied; of the status only the Deployment's is of use.
+pub(super) fn of_child(kind: ChildKind) -> fn(&mut DynamicObject) {
+    fn with_status(child: &mut DynamicObject) {
+        child.managed_fields_mut().clear();
+    }
+    fn without(child: &mut DynamicObject) {
+        with_status(child);
+        if let Value::Object(fields) = &mut child.data {
+            fields.remove("status");
+        }
+    }
+    if kind == ChildKind::Deployment { with_status } else { without }
+}
+
+/// Everything but the version counts: a write that changed nothing we keep wakes nobody.
+pub(super) fn contents(child: &DynamicObject) -> u64 {
+    let meta = &child.metadata;
+    let identity =
+        (&meta.uid, &meta.labels, &meta.annotations, &meta.owner_references, &meta.deletion_timestamp, meta.generation);
+    digest(&(identity, &child.data))
+}
+
+/// Which ConfigMap its pods read, and whose it is.
+pub(super) fn replica_set(set: &mut ReplicaSet) {
+    let template = set.spec.template.take().and_then(|template| template.metadata);
+    let config = template.and_then(|meta| meta.annotations).and_then(|mut all| all.remove_entry(annotation::CONFIG));
+    set.metadata = identity(std::mem::take(&mut set.metadata));
+    set.status = None;
+    let annotations = config.map(|entry| [entry].into());
+    let metadata = Some(ObjectMeta { annotations, ..ObjectMeta::default() });
+    set.spec = ReplicaSetSpec {
+        template: Some(PodTemplateSpec { metadata, ..PodTemplateSpec::default() }),
+        ..ReplicaSetSpec::default()
+    };
+}
+
+/// How it is, and where its sidecar answers.
+pub(super) fn pod(pod: &mut Pod) {
+    let containers = pod.spec.take().and_then(|spec| spec.init_containers).unwrap_or_default();
+    let sidecar = containers.into_iter().find(|container| container.name == SIDECAR_CONTAINER);
+    let sidecar =
+        sidecar.map(|container| Container { name: container.name, ports: container.ports, ..Container::default() });
+    pod.spec = Some(PodSpec { init_containers: sidecar.map(|sidecar| vec![sidecar]), ..PodSpec::default() });
+    pod.metadata = identity(std::mem::take(&mut pod.metadata));
+    if let Some(status) = &mut pod.status {
+        let times = status.conditions.iter_mut().flatten();
+        times.for_each(|condition| condition.last_probe_time = None);
+    }
+}
+
+/// That it is there, and in which version. Annotations may hold a copy of a Secret's values.
+pub(super) fn metadata<K>(object: &mut PartialObjectMeta<K>) {
+    let meta = std::mem::take(&mut object.metadata);
+    object.metadata = ObjectMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        ..ObjectMeta::default()
+    };
+}
+
+fn identity(meta: ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        labels: meta.labels,
+        owner_references: meta.owner_references,
+        deletion_timestamp: meta.deletion_timestamp,
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,285 @@
+//! One scenario a test, named by it.
+
+use operator::controller::upgrade::Upgrade;
+use serde_json::{Value, json};
+
+use crate::api::Asked;
+use crate::world::{CONFIG_MAPS, CONSUMER, DEPLOYMENT, REPLICA_SETS, SECRETS, World};
+
+fn is_trial_of_the_deployment(asked: &Asked) -> bool {
+    asked.dry_run() && asked.path == DEPLOYMENT
+}
+
+fn writes(asked: &[Asked]) -> Vec<String> {
+    asked.iter().filter(|asked| asked.writes() && !asked.path.contains("/events")).map(Asked::word).collect()
+}
+
+fn current_config(world: &World) -> String {
+    let deployment = world.api.get(DEPLOYMENT).unwrap();
+    let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
+    annotations["idempotency.dev/config"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_new_consumer_is_deployed_after_a_trial_and_the_deployment_comes_last() {
+    let mut world = World::new();
+    world.reconcile().await.unwrap();
+    let asked = world.api.asked();
+    let trial = asked.iter().position(is_trial_of_the_deployment).expect("a trial");
+    let first = asked.iter().position(Asked::writes).expect("a write");
+    assert!(trial < first, "{asked:?}");
+    let writes = writes(&asked);
+    assert_eq!(writes[writes.len() - 2..], ["PATCH deployments/a", "PATCH a/status"]);
+    assert!(
+        asked.iter().filter(|asked| asked.apply && asked.path != CONSUMER && !asked.path.ends_with("/status")).all(
+            |asked| {
+                asked.query.contains("fieldValidation=Strict")
+                    && asked.query.contains("fieldManager=idempotent-consumer")
+            }
+        )
+    );
+    assert_eq!(world.condition("SpecValid").0, "True");
+    assert!(asked.iter().any(|asked| asked.path.contains("/events") && asked.body["reason"] == "Created"));
+}
+
+#[tokio::test]
+async fn an_unchanged_consumer_sends_nothing() {
+    let mut world = World::new();
+    world.settle().await;
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.words(), Vec::<String>::new());
+    assert_eq!(world.condition("Ready").0, "True");
+}
+
+#[tokio::test]
+async fn watches_that_are_behind_lead_to_no_second_write() {
+    let mut world = World::new();
+    world.reconcile().await.unwrap();
+    world.api.asked();
+    let token = world.api.get(&format!("{SECRETS}/a-sidecar")).unwrap();
+    world.reconcile().await.unwrap();
+    assert_eq!(writes(&world.api.asked()), Vec::<String>::new());
+    assert_eq!(world.api.get(&format!("{SECRETS}/a-sidecar")).unwrap(), token);
+}
+
+#[tokio::test]
+async fn drift_is_corrected() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(DEPLOYMENT, |deployment| {
+        deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "other".into()
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    let asked = world.api.asked();
+    assert_eq!(writes(&asked)[0], "PATCH deployments/a");
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["template"]["spec"]["containers"][0]["image"], "app:1");
+    assert!(asked.iter().any(|asked| asked.body["reason"] == "Corrected"));
+}
+
+#[tokio::test]
+async fn what_others_add_is_left_alone() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(DEPLOYMENT, |deployment| deployment["metadata"]["annotations"]["theirs"] = "1".into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.words(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_refused_trial_leaves_everything_as_it_is() {
+    let mut world = World::new();
+    world.settle().await;
+    let before = (world.api.list("/configmaps/"), world.api.get(DEPLOYMENT));
+    world.api.change(CONSUMER, |consumer| {
+        consumer["spec"]["ttl"] = "48h".into();
+        consumer["spec"]["template"]["spec"]["containers"][0]["imag"] = "typo".into();
+    });
+    world.sync();
+    world.api.refuse(|asked| is_trial_of_the_deployment(asked).then(|| (400, "unknown field imag".to_owned())));
+    world.reconcile().await.unwrap();
+    assert_eq!(writes(&world.api.asked()), ["PATCH a/status"]);
+    assert_eq!((world.api.list("/configmaps/"), world.api.get(DEPLOYMENT)), before);
+    let (status, reason, message) = world.condition("SpecValid");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "TemplateRefused"));
+    assert!(message.contains("unknown field imag"), "{message}");
+    assert_eq!(world.condition("Ready").0, "True", "what runs stays");
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.words(), Vec::<String>::new(), "it is not asked again so soon");
+    world.api.accept();
+    world.api.change(CONSUMER, |consumer| {
+        let containers = &mut consumer["spec"]["template"]["spec"]["containers"];
+        containers[0].as_object_mut().unwrap().remove("imag");
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("SpecValid").0, "True");
+}
+
+#[tokio::test]
+async fn the_status_is_written_on_failure_too() {
+    let mut world = World::new();
+    world.api.refuse(|asked| {
+        (asked.path.contains("/configmaps/") && asked.writes()).then(|| (500, "etcd is away".to_owned()))
+    });
+    world.reconcile().await.unwrap_err();
+    assert_eq!(world.condition("SpecValid").0, "Unknown", "a fault of the server's says nothing of the spec");
+    let (status, reason, message) = world.condition("Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NotDeployed"));
+    assert!(message.contains("etcd is away"), "{message}");
+}
+
+#[tokio::test]
+async fn what_a_consumer_names_is_read_once_for_each_version() {
+    let mut world = World::new();
+    world.api.change(CONSUMER, |consumer| {
+        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
+        redis.remove("url");
+        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("SpecValid").1, "ReferenceNotFound");
+    let secret = format!("{SECRETS}/redis");
+    let with = |url: &str| {
+        let url = url.to_owned();
+        move |secret: &mut Value| {
+            *secret = json!({"metadata": {"name": "redis", "namespace": "ns"}, "data": {"url": url}});
+        }
+    };
+    world.api.change(&secret, with("cmVkaXM6Ly9yOjYzNzk="));
+    world.sync();
+    world.settle().await;
+    assert_eq!(world.condition("SpecValid").0, "True");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.words(), Vec::<String>::new());
+    world.api.change(&secret, with("cmVkaXM6Ly9zOjYzNzk="));
+    world.sync();
+    world.reconcile().await.unwrap();
+    let asked = world.api.asked();
+    assert_eq!(asked.iter().filter(|asked| asked.path == secret).count(), 1);
+    assert!(asked.iter().any(|asked| asked.body["reason"] == "ReferenceChanged"), "{asked:?}");
+    for asked in asked.iter().filter(|asked| !asked.path.contains("/secrets/")) {
+        assert!(!asked.body.to_string().contains("redis://s"), "a Secret's value is in {asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_of_another_owner_is_never_taken_over() {
+    let mut world = World::new();
+    world.api.change(DEPLOYMENT, |deployment| {
+        *deployment = json!({"metadata": {"name": "a", "namespace": "ns"}, "spec": {"replicas": 7}})
+    });
+    let before = world.api.get(DEPLOYMENT);
+    world.reconcile().await.unwrap();
+    assert_eq!(writes(&world.api.asked()), ["PATCH a/status"]);
+    assert_eq!(world.api.get(DEPLOYMENT), before);
+    let (status, reason, message) = world.condition("SpecValid");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NameConflict"));
+    assert!(message.contains("Deployment `a`"), "{message}");
+}
+
+#[tokio::test]
+async fn a_configuration_stays_while_a_replica_set_names_it() {
+    let mut world = World::new();
+    world.settle().await;
+    let old = current_config(&world);
+    let set = format!("{REPLICA_SETS}/a-1");
+    world.api.change(&set, |set| {
+        *set = json!({
+            "metadata": {"name": "a-1", "namespace": "ns", "labels": {"idempotency.dev/consumer": "a"}},
+            "spec": {
+                "selector": {},
+                "template": {"metadata": {"annotations": {"idempotency.dev/config": old}}},
+            },
+        });
+    });
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["ttl"] = "48h".into());
+    world.sync();
+    world.settle().await;
+    assert_ne!(current_config(&world), old);
+    assert!(world.api.get(&format!("{CONFIG_MAPS}/{old}")).is_some(), "a roll-back would miss it");
+    world.api.remove(&set);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(writes(&world.api.asked()), [format!("DELETE configmaps/{old}")]);
+    assert!(world.api.get(&format!("{CONFIG_MAPS}/{}", current_config(&world))).is_some());
+}
+
+#[tokio::test]
+async fn a_change_of_what_claims_stand_on_recreates_all_pods_and_then_rolls_again() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["keyPrefix"] = "other:".into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    let strategy = world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"].clone();
+    assert_eq!(strategy, json!({"type": "Recreate"}));
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"]["type"], "Recreate", "old pods are there still");
+    world.complete();
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"]["type"], "RollingUpdate");
+}
+
+#[tokio::test]
+async fn another_operator_leaves_the_pods_until_the_spec_changes() {
+    let mut world = World::new();
+    world.settle().await;
+    let template = |world: &World| world.api.get(DEPLOYMENT).unwrap()["spec"]["template"].clone();
+    let before = template(&world);
+    let mut world = world.upgraded("2", Upgrade::OnChange);
+    world.settle().await;
+    assert_eq!(template(&world), before);
+    assert_eq!(world.condition("Progressing").1, "Outdated");
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["replicas"] = 3.into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        (template(&world), world.api.get(DEPLOYMENT).unwrap()["spec"]["replicas"].clone()),
+        (before.clone(), 3.into())
+    );
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["ttl"] = "48h".into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_ne!(template(&world), before);
+}
+
+#[tokio::test]
+async fn another_operator_rolls_the_pods_where_that_is_wanted() {
+    let mut world = World::new();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::Rolling);
+    world.reconcile().await.unwrap();
+    assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Upgraded"));
+    assert!(world.api.get(DEPLOYMENT).unwrap()["spec"]["template"].to_string().contains("sidecar:2"));
+}
+
+#[tokio::test]
+async fn a_resource_that_cannot_be_read_gets_a_condition() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["replicas"] = "many".into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    let (status, reason, message) = world.condition("SpecValid");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Undecodable"));
+    assert!(message.contains("many") || message.contains("i32"), "{message}");
+    assert_eq!(world.condition("Ready").0, "True", "what runs stays");
+    assert_eq!(world.api.get(CONSUMER).unwrap()["status"]["selector"], "idempotency.dev/consumer=a");
+}
+
+#[tokio::test]
+async fn one_that_is_deleted_is_left_to_the_garbage_collector() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(CONSUMER, |consumer| consumer["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into());
+    world.api.remove(DEPLOYMENT);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.words(), Vec::<String>::new());
+}
