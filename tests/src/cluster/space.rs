@@ -332,12 +332,21 @@ impl Space {
     /// # Panics
     /// There is none [`SOON`].
     pub async fn event(&self, consumer: &str, reason: &str) -> String {
+        self.event_that(consumer, reason, |_| true).await
+    }
+
+    /// Waits for an event of a consumer with that reason and such a message; returns the message.
+    ///
+    /// # Panics
+    /// There is none [`SOON`].
+    pub async fn event_that(&self, consumer: &str, reason: &str, says: impl Fn(&str) -> bool) -> String {
         let api = self.api::<Event>();
         patiently(format!("an event {reason} of {consumer}"), SOON, async || {
             let all = api.list(&ListParams::default()).await?.items.into_iter();
             let of_it: Vec<_> = all.filter(|e| e.involved_object.name.as_deref() == Some(consumer)).collect();
-            match of_it.iter().find(|event| event.reason.as_deref() == Some(reason)) {
-                Some(event) => Ok(event.message.clone().unwrap_or_default()),
+            let of_reason = of_it.iter().filter(|event| event.reason.as_deref() == Some(reason));
+            match of_reason.filter_map(|event| event.message.clone()).find(|message| says(message)) {
+                Some(message) => Ok(message),
                 None => bail!("{:?}", of_it.iter().map(|e| (&e.reason, &e.message)).collect::<Vec<_>>()),
             }
         })
