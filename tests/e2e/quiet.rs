@@ -7,7 +7,7 @@ use anyhow::ensure;
 use harness::cluster::audit::{self, Audit};
 use harness::cluster::operator::USER;
 use harness::cluster::{Mode, SOON, Space, trial_within};
-use harness::publish::{Plan, Publisher};
+use harness::publish::{Plan, Publisher, Raw};
 use harness::wait::{patiently, throughout};
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -26,18 +26,19 @@ async fn an_unchanged_resource_is_written_never_and_figures_once_a_minute(space:
     space.apply(&space.consumer("busy", &busy).await?).await?;
     space.rolled_out("idle", 1).await?;
     space.rolled_out("busy", 1).await?;
-    // Until all that there is to say of the start is said: the partition is held, the figures are written.
-    for name in ["idle", "busy"] {
-        patiently(format!("{name} holds its partition"), Duration::from_secs(100), async || {
+    let publisher = Publisher::new(&space.kafka().await?.bootstrap())?;
+    // Until all that there is to say of the start is said: the first event is settled, and the figures tell it.
+    for (name, topic) in [("idle", &idle), ("busy", &busy)] {
+        publisher.send_all(topic, vec![Raw::event(name)]).await?;
+        patiently(format!("{name} has told its first event"), Duration::from_secs(100), async || {
             let status = space.get(name).await?.status.unwrap_or_default();
             let events = status.events.clone().unwrap_or_default();
-            ensure!(events.partitions == 1 && events.lag == Some(0), "{status:?}");
+            ensure!(events.completed == 1 && events.lag == Some(0), "{status:?}");
             Ok(())
         })
         .await;
     }
 
-    let publisher = Publisher::new(&space.kafka().await?.bootstrap())?;
     let audit = Audit::from_now()?;
     // What wakes a reconcile and changes nothing.
     space.change("idle", json!({"metadata": {"annotations": {"somebody": "was here"}}})).await?;
