@@ -1,7 +1,8 @@
 # What CI runs and what a person runs: the same targets. Each does its own set-up.
 #
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
-#   make test    formatting, lints, unit and integration tests
+#   make test    formatting, lints, unit, integration and end-to-end tests
+#   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
@@ -17,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
+.PHONY: demo test e2e bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
   cluster-up cluster-down
 
 demo: setup-build
@@ -28,6 +29,12 @@ demo: setup-build
 test: setup fmt-check clippy
 	cargo build $(PROFILE) --bin sidecar --bin ledger-app
 	cargo test $(PROFILE) --workspace
+	$(MAKE) e2e
+
+# On a node of its own, or on the cluster that KUBECONFIG names; tests/e2e/run says with which variables. ARGS=quickstart runs one.
+e2e:
+	[ -n "$${KUBECONFIG:-}" ] || scripts/setup e2e
+	tests/e2e/run $(ARGS)
 
 bench:
 	scripts/setup bench

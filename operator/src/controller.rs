@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DynamicObject;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::Reporter;
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -62,8 +62,8 @@ pub struct Context {
     pub memory: Memory,
     /// Consumers to look at again.
     pub wake: UnboundedSender<Key>,
-    /// Where events go.
-    pub recorder: Recorder,
+    /// Who tells events.
+    pub reporter: Reporter,
     /// The figures.
     pub metrics: Arc<Metrics>,
 }
@@ -320,7 +320,8 @@ impl Pass<'_> {
                 self.memory.crowded = crowding.is_some();
             }
         }
-        events::publish(&self.context.recorder, &self.object.object_ref(&()), notices).await;
+        let (client, reporter) = (&self.context.client, &self.context.reporter);
+        events::publish(client, reporter, &mut self.memory.told, &self.object.object_ref(&()), notices).await;
     }
 
     /// The status so far: what was written last, until the store shows something newer.

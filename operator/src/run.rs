@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -169,7 +169,7 @@ async fn reconcile(
     let (wake, woken) = mpsc::unbounded_channel();
     let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(me.to_owned()) };
     let context = Arc::new(Context {
-        client: client.clone(),
+        client,
         stores,
         defaults: Defaults {
             sidecar_image: settings.sidecar_image.clone(),
@@ -179,7 +179,7 @@ async fn reconcile(
         slots: Mutex::new(Slots::new(settings.upgrade_concurrency.into())),
         memory: Memory::default(),
         wake,
-        recorder: Recorder::new(client, reporter),
+        reporter,
         metrics,
     });
     let scope =

@@ -109,13 +109,14 @@ impl RunError {
 /// # Errors
 /// [`RunError`], whose [`RunError::exit_code`] is the process's.
 pub async fn run(settings: Settings, kafka: &Handle) -> Result<(), RunError> {
+    let terminated = terminated();
     let store = Arc::new(RedisStore::new(&settings.redis).map_err(|error| RunError::Redis(error.to_string()))?);
     let deliver = Arc::new(HttpDelivery::new(&settings.config.delivery));
     let inspected = store.clone();
     let service = Service::start(settings, store, deliver, kafka).await?;
     let inbox = service.inbox.clone();
     let inspection = tokio::spawn(publish::watch_eviction(inspected, inbox));
-    let ended = service.serve(terminated()).await;
+    let ended = service.serve(terminated).await;
     inspection.abort();
     ended
 }
@@ -529,19 +530,22 @@ fn keep_membership(consumer: Arc<Consumer>) -> (UnboundedSender<bool>, JoinHandl
     (membership, member)
 }
 
-/// Ends with the first SIGTERM or SIGINT; from then on the next one ends the process at once.
-async fn terminated() {
+/// Listens for SIGTERM and SIGINT from the call on. Ends with the first; from then on the next one ends the process at once.
+///
+/// Called before anything that takes time: as process 1 of a container, a signal that nobody listens for is lost, and the pod would
+/// hang until its grace period is over.
+fn terminated() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tokio::spawn(async move {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::warn!("asked twice: ending at once");
-        std::process::exit(70);
-    });
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::warn!("asked twice: ending at once");
+            std::process::exit(70);
+        });
+    }
 }
 
 /// The sessions of a predecessor, as the file names them.

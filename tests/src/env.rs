@@ -53,7 +53,13 @@ impl Env {
         Ok(Self { name: name.into(), dir: Arc::new(dir), unique: NUMBER.fetch_add(1, Ordering::Relaxed) })
     }
 
-    /// The shared Kafka, started by the first who asks.
+    /// Name of the test.
+    #[must_use]
+    pub fn test(&self) -> &str {
+        &self.name
+    }
+
+    /// The shared Kafka, started by the first who asks; or the one that `E2E_KAFKA` names.
     ///
     /// # Errors
     /// It cannot be started; the text says what is missing.
@@ -62,7 +68,10 @@ impl Env {
         if let Some(kafka) = &*shared {
             return Ok(Arc::clone(kafka));
         }
-        let kafka = Arc::new(Kafka::start().await?);
+        let kafka = Arc::new(match named("E2E_KAFKA") {
+            Some(bootstrap) => Kafka::of_others(bootstrap)?,
+            None => Kafka::start().await?,
+        });
         *shared = Some(Arc::clone(&kafka));
         Ok(kafka)
     }
@@ -79,6 +88,17 @@ impl Env {
         let redis = Arc::new(RedisServer::start()?);
         *shared = Some(Arc::clone(&redis));
         Ok(redis)
+    }
+
+    /// URL of the shared Redis, or what `E2E_REDIS` says.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn redis_url(&self) -> anyhow::Result<String> {
+        match named("E2E_REDIS") {
+            Some(url) => Ok(url),
+            None => Ok(self.redis().await?.url()),
+        }
     }
 
     /// The test's own folder. Logs (`*.log`) in it are shown when the test fails; it is removed when it passes.
@@ -169,6 +189,10 @@ impl Env {
     }
 }
 
+fn named(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty())
+}
+
 /// A test with the usual time limit.
 pub fn trial<F, T>(name: &str, test: F) -> Trial
 where
@@ -221,7 +245,8 @@ where
     }
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without text").to_owned()
 }

@@ -1,4 +1,5 @@
-//! Decides how a real Kafka is started and stopped for tests: KRaft mode, one JVM, free loopback ports, a folder of its own. I/O.
+//! Decides how a real Kafka is started and stopped for tests: KRaft mode, one JVM, free ports on loopback
+//! (or where pods reach them: [`port::host`]), a folder of its own. I/O.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub struct Kafka {
     dir: TempDir,
     port: u16,
     java: &'static [&'static str],
+    others: Option<String>,
 }
 
 /// For tests: Java's quick compiler alone. The broker starts in 60 % of the time, and takes 40 % less CPU from the tests.
@@ -51,11 +53,19 @@ impl Kafka {
         Self::start_with(&[]).await
     }
 
+    /// One that somebody else runs: it can't be stopped or started here.
+    ///
+    /// # Errors
+    /// A folder can't be made.
+    pub fn of_others(bootstrap: String) -> anyhow::Result<Self> {
+        Ok(Self { process: None, dir: TempDir::new()?, port: 0, java: QUICK, others: Some(bootstrap) })
+    }
+
     async fn start_with(java: &'static [&'static str]) -> anyhow::Result<Self> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut kafka = Self { process: None, dir: TempDir::with_prefix("kafka-")?, port: port::free()?, java };
+            let mut kafka = Self { process: None, dir: TempDir::with_prefix("kafka-")?, port: port::free()?, java, others: None };
             kafka.format()?;
             match kafka.restart().await {
                 Ok(()) => return Ok(kafka),
@@ -69,7 +79,7 @@ impl Kafka {
     /// `host:port` for clients.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.others.clone().unwrap_or_else(|| format!("{}:{}", port::host(), self.port))
     }
 
     /// The broker's port.
@@ -117,7 +127,7 @@ impl Kafka {
     /// # Errors
     /// It runs already, or it ended; the text holds its output.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        ensure!(self.process.is_none(), "Kafka runs already");
+        ensure!(self.process.is_none() && self.others.is_none(), "Kafka runs already");
         let process = Program::new("kafka", java())
             .args(["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-Djava.awt.headless=true"])
             .args(self.java)
@@ -233,11 +243,12 @@ impl Kafka {
         let (dir, port) = (self.dir.path(), self.port);
         let controller = port::free()?;
         let mut text = std::fs::read_to_string(in_repo("tests/kafka/server.properties"))?;
-        let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+        let host = port::host();
+        let listeners = format!("PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}");
         write!(
             text,
             "\nlisteners={listeners}\nadvertised.listeners={listeners}\n\
-             controller.quorum.bootstrap.servers=127.0.0.1:{controller}\nlog.dirs={}\n",
+             controller.quorum.bootstrap.servers={host}:{controller}\nlog.dirs={}\n",
             dir.join("data").display()
         )?;
         let properties = dir.join("server.properties");

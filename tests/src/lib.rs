@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "tests talk to the person who runs them")]
 
 pub mod app;
+pub mod cluster;
 pub mod env;
 pub mod fault;
 pub mod flow;

@@ -1,6 +1,7 @@
-//! Starts, stops, freezes and kills real `redis-server` processes on free loopback ports. Does process and network I/O.
+//! Starts, stops, freezes and kills real `redis-server` processes on free ports of loopback
+//! (or where pods reach them: [`host`]). Does process and network I/O.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use redis::{FromRedisValue, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::port::host;
 
 /// How long a server may take to start, or a condition to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,7 +77,8 @@ impl RedisServer {
 
     fn spawn(&mut self) -> Result<()> {
         let mut command = Command::new(program("redis-server", "redis-server")?);
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no"]);
+        command.args(["--bind", &host().to_string(), "--protected-mode", "no", "--port", &self.port.to_string()]);
+        command.args(["--save", "", "--appendonly", "no"]);
         command.args(["--dir", &self.dir.path().display().to_string(), "--logfile", "redis.log"]);
         if let Some(port) = self.tls_port {
             command.args(["--tls-port", &port.to_string()]);
@@ -110,10 +114,10 @@ impl RedisServer {
         self.port
     }
 
-    /// `redis://127.0.0.1:<port>`.
+    /// `redis://127.0.0.1:<port>`, or with the address where pods reach it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}:{}", host(), self.port)
     }
 
     /// `rediss://localhost:<tls port>`.
@@ -400,7 +404,7 @@ fn program(name: &str, package: &str) -> Result<PathBuf> {
 
 /// A port that was free a moment ago.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((host(), 0))?.local_addr()?.port())
 }
 
 /// Asks again until `condition` holds.

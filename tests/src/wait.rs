@@ -58,12 +58,33 @@ pub fn eventually<L: Look>(
     // Here and not in the async part, which has no caller.
     let place = Location::caller();
     async move {
-        let found = look_until(deadline, look).await;
+        let found = look_until(deadline, LOOK_AGAIN, look).await;
         found.unwrap_or_else(|last| panic!("{what}: not within {deadline:?} ({place}); {last}"))
     }
 }
 
-async fn look_until<L: Look>(deadline: Duration, mut look: impl AsyncFnMut() -> L) -> Result<L::Value, String> {
+/// As [`eventually`], for conditions that are dear to look at, such as those that the API server is asked for.
+///
+/// # Panics
+/// It did not hold within `deadline`.
+#[track_caller]
+pub fn patiently<L: Look>(
+    what: impl Display,
+    deadline: Duration,
+    look: impl AsyncFnMut() -> L,
+) -> impl Future<Output = L::Value> {
+    let place = Location::caller();
+    async move {
+        let found = look_until(deadline, LOOK_AGAIN * 10, look).await;
+        found.unwrap_or_else(|last| panic!("{what}: not within {deadline:?} ({place}); {last}"))
+    }
+}
+
+async fn look_until<L: Look>(
+    deadline: Duration,
+    pause: Duration,
+    mut look: impl AsyncFnMut() -> L,
+) -> Result<L::Value, String> {
     let start = Instant::now();
     let mut last = String::from("none");
     loop {
@@ -76,7 +97,7 @@ async fn look_until<L: Look>(deadline: Duration, mut look: impl AsyncFnMut() -> 
         if start.elapsed() >= deadline {
             return Err(format!("last state: {last}"));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -91,6 +112,20 @@ pub async fn always(what: impl Display, span: Duration, mut look: impl AsyncFnMu
             panic!("{what}: held only for {:?}: {state}", start.elapsed());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// As [`always`], for conditions that are dear to look at.
+///
+/// # Panics
+/// It stopped holding.
+pub async fn throughout(what: impl Display, span: Duration, mut look: impl AsyncFnMut() -> Result<(), String>) {
+    let start = Instant::now();
+    while start.elapsed() < span {
+        if let Err(state) = look().await {
+            panic!("{what}: held only for {:?}: {state}", start.elapsed());
+        }
+        tokio::time::sleep(LOOK_AGAIN * 25).await;
     }
 }
 

@@ -1,9 +1,12 @@
 //! Decides which Kubernetes events a reconcile is worth: the status before and after in, events out. Pure but for [`publish()`].
 
+use std::collections::BTreeMap;
+
 use crds::conditions::{PROTECTED, SPEC_VALID};
 use crds::v1alpha1::IdempotentConsumerStatus;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 use super::apply::{Applied, Why};
 use super::status::{Crowding, condition};
@@ -99,15 +102,31 @@ pub fn crowded(crowding: Crowding) -> Notice {
     Notice { warning: true, reason: "MoreReplicasThanPartitions", action: "Observe", note }
 }
 
+/// What was told of one consumer: by reason the last note, and who told it.
+pub type Told = BTreeMap<&'static str, (String, Recorder)>;
+
 /// Publishes events. One that can't be is logged: an event is news, and no state hangs on it.
-pub async fn publish(recorder: &Recorder, about: &ObjectReference, notices: Vec<Notice>) {
+///
+/// A [`Recorder`] counts an event of the same reason into the one before, whatever it says, and the old note stays. So another note gets
+/// a recorder of its own: the same told again is counted, and something else is told.
+pub async fn publish(client: &Client, reporter: &Reporter, told: &mut Told, about: &ObjectReference, notices: Vec<Notice>) {
     for notice in notices {
         let Notice { warning, reason, action, mut note } = notice;
         note.truncate(note.floor_char_boundary(MAX_NOTE));
         tracing::info!(consumer = about.name, namespace = about.namespace, reason, note, "event");
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        let event =
-            Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note.clone()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let recorder = match told.get(reason) {
+            Some((last, recorder)) if *last == note => recorder.clone(),
+            _ => Recorder::new(client.clone(), reporter.clone()),
+        };
+        told.insert(reason, (note, recorder.clone()));
         if let Err(error) = recorder.publish(&event, about).await {
             tracing::warn!(error = crate::kube_error::words(&error), reason, "an event can't be published");
         }

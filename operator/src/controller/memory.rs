@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::apply::Ledger;
 use super::dereference::{Fetched, Kind, SidecarSecret};
+use super::events::Told;
 use super::key::Key;
 
 /// What is remembered of one consumer.
@@ -26,6 +27,8 @@ pub struct Remembered {
     pub failures: u32,
     /// There are more pods than partitions, and that was told.
     pub crowded: bool,
+    /// The events that were told.
+    pub told: Told,
 }
 
 /// A status that was written while the store showed another.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::watcher::Event;
 use operator::controller::build::ChildKind;
 use operator::controller::memory::Memory;
@@ -45,14 +45,14 @@ impl World {
         let client = api.client();
         let (wake, _) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
-            client: client.clone(),
+            client,
             stores,
             defaults: Defaults { sidecar_image: "sidecar:1".into(), version: "1".into() },
             upgrade,
             slots: Mutex::new(Slots::new(1)),
             memory: Memory::default(),
             wake,
-            recorder: Recorder::new(client, Reporter { controller: "test".into(), instance: None }),
+            reporter: Reporter { controller: "test".into(), instance: None },
             metrics: Metrics::new(),
         });
         let mut world = Self { api, keepers, context };
@@ -67,14 +67,14 @@ impl World {
         let client = world.api.client();
         let (wake, _) = mpsc::unbounded_channel();
         let context = Context {
-            client: client.clone(),
+            client,
             stores: world.context.stores.clone(),
             defaults: Defaults { sidecar_image: format!("sidecar:{version}"), version: version.into() },
             upgrade,
             slots: Mutex::new(Slots::new(1)),
             memory: Memory::default(),
             wake,
-            recorder: Recorder::new(client, Reporter { controller: "test".into(), instance: None }),
+            reporter: Reporter { controller: "test".into(), instance: None },
             metrics: Metrics::new(),
         };
         world.context = Arc::new(context);

@@ -1,4 +1,5 @@
-//! Decides how the ledger app runs as a process of its own, for tests that kill it and for benches: it completes every event. I/O.
+//! Decides how the ledger app runs as a process of its own: it completes every event, and writes down each effect before it answers,
+//! to a file or (in a pod) to the harness's ledger. I/O.
 #![allow(clippy::print_stderr, reason = "its output is the log that a test shows")]
 
 use std::path::PathBuf;
@@ -6,13 +7,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use harness::app::{Act, App, Effects, Listen, act};
+use harness::cluster::pod_app::{self, Settings};
 use harness::ledger::Ledger;
 
-/// An app that appends each effect to a file before it answers.
+/// An app that writes down each effect before it answers.
 #[derive(Debug, Parser)]
 struct Args {
     /// Unix socket to listen on.
-    #[arg(long, required_unless_present = "port", conflicts_with = "port")]
+    #[arg(long, env = "IDEMPOTENCY_SOCKET", required_unless_present = "port", conflicts_with = "port")]
     socket: Option<PathBuf>,
     /// Loopback port to listen on instead.
     #[arg(long)]
@@ -26,22 +28,42 @@ struct Args {
     /// Milliseconds of work for each request, before the effect.
     #[arg(long, default_value_t = 0)]
     work: u64,
+    /// The harness's ledger, as `host:port`: it keeps the effects, and tells how to behave.
+    #[arg(long, env = "LEDGER_SERVER", conflicts_with = "ledger", requires = "pod")]
+    ledger_server: Option<String>,
+    /// Name of the pod, for that ledger.
+    #[arg(long, env = "POD_NAME")]
+    pod: Option<String>,
+    /// Port on which a liveness probe is answered, with that ledger.
+    #[arg(long, requires = "ledger_server")]
+    live_port: Option<u16>,
+    /// Print each event to standard output.
+    #[arg(long)]
+    print: bool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let at = match (args.socket, args.port) {
+    let listen = match (args.socket, args.port) {
         (Some(path), _) => Listen::Unix(path),
         (None, port) => Listen::Tcp(port.unwrap_or(0)),
     };
+    if let (Some(ledger), Some(pod)) = (args.ledger_server, args.pod) {
+        return pod_app::run(Settings { listen, ledger, pod, live_port: args.live_port, print: args.print }).await;
+    }
     let work = Duration::from_millis(args.work);
     let (ledger, effects) = match &args.ledger {
         Some(path) => (Ledger::file(path, args.fsync)?, Effects::All),
         None => (Ledger::new(), Effects::None),
     };
-    let behaviour = act(move |_| Act { effects: effects.clone(), ..Act::complete().after(work) });
-    let mut app = App::stopped(at, behaviour, ledger);
+    let behaviour = act(move |request| {
+        if args.print {
+            pod_app::print(request);
+        }
+        Act { effects: effects.clone(), ..Act::complete().after(work) }
+    });
+    let mut app = App::stopped(listen, behaviour, ledger);
     app.keep_nothing();
     app.listen()?;
     eprintln!("listening on {:?}", app.at());

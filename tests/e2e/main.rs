@@ -1,0 +1,67 @@
+//! Decides which tests run against a Kubernetes cluster, and how: the operator is installed once, tests share it, and those that
+//! replace it or count its requests run alone. A test that cannot run here fails and says what is missing. I/O.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this crate is tests: a panic here is a failed test")]
+#![allow(clippy::print_stderr, reason = "tests talk to the person who runs them")]
+
+use std::process::ExitCode;
+
+use harness::cluster::operator::{self, Install};
+use libtest_mimic::{Arguments, Trial};
+
+mod bad_references;
+mod delete;
+mod hpa;
+mod kills;
+mod lifecycle;
+mod operator_life;
+mod pause;
+mod quickstart;
+mod quiet;
+mod redis_away;
+mod rules;
+mod scale_and_change;
+mod thousand;
+
+/// Tests in namespaces of their own at once: they wait more than they compute.
+const AT_ONCE: usize = 4;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    if !args.list
+        && let Err(e) = harness::block_on(set_up()).and_then(|result| result)
+    {
+        eprintln!("the cluster can't be used: {e:#}");
+        return ExitCode::FAILURE;
+    }
+    args.test_threads.get_or_insert(AT_ONCE);
+    // The longest first.
+    let together = libtest_mimic::run(
+        &args,
+        flat([
+            quiet::tests(),
+            quickstart::tests(),
+            pause::tests(),
+            scale_and_change::tests(),
+            kills::tests(),
+            lifecycle::tests(),
+            redis_away::tests(),
+            bad_references::tests(),
+            delete::tests(),
+            hpa::tests(),
+            rules::tests(),
+        ]),
+    );
+    args.test_threads = Some(1);
+    let alone = libtest_mimic::run(&args, flat([operator_life::tests(), thousand::tests()]));
+    harness::env::stop_shared();
+    if together.has_failed() || alone.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn set_up() -> anyhow::Result<()> {
+    operator::install_crd().await?;
+    operator::install(&harness::cluster::client().await?, &Install::default()).await
+}
+
+fn flat(tests: impl IntoIterator<Item = Vec<Trial>>) -> Vec<Trial> {
+    tests.into_iter().flatten().collect()
+}

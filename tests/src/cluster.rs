@@ -1,0 +1,66 @@
+//! Decides how tests use a Kubernetes cluster, any that `$KUBECONFIG` names: its client, and `kubectl`. I/O.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kube::Client;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+pub mod audit;
+pub mod consumer;
+pub mod diagnosis;
+pub mod images;
+pub mod ledger_server;
+pub mod operator;
+pub mod pod_app;
+pub mod protocol;
+pub mod reporter;
+pub mod space;
+pub mod stream;
+
+pub use ledger_server::LedgerServer;
+pub use protocol::{Mode, ToApp, What};
+pub use space::{SOON, START, Space, condition, trial, trial_within};
+pub use stream::Stream;
+
+/// How long a `kubectl` may take.
+const KUBECTL: Duration = Duration::from_secs(90);
+
+/// A client of the cluster. Each test has one of its own, since it lives in the test's runtime.
+///
+/// # Errors
+/// There is no usable `$KUBECONFIG`.
+pub async fn client() -> anyhow::Result<Client> {
+    const HOW: &str = "`make e2e` brings a cluster up and sets KUBECONFIG";
+    let path = std::env::var_os("KUBECONFIG").map(PathBuf::from).with_context(|| format!("KUBECONFIG is not set: {HOW}"))?;
+    if !path.is_file() {
+        bail!("KUBECONFIG names {}, which is no file: {HOW}", path.display());
+    }
+    Client::try_default().await.with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// Runs `kubectl`, with `input` as its standard input, and returns what it printed.
+///
+/// # Errors
+/// It failed; the text is what it said.
+pub async fn kubectl(args: &[&str], input: &str) -> anyhow::Result<String> {
+    let mut command = Command::new("kubectl");
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().context("cannot start kubectl: is it on PATH? `tests/cluster/enter` puts it there")?;
+    let mut stdin = child.stdin.take().context("kubectl's standard input")?;
+    let run = async {
+        // One that fails early does not read it all.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    let what = format!("kubectl {}", args.join(" "));
+    let output = tokio::time::timeout(KUBECTL, run).await.with_context(|| format!("{what}: not done in {KUBECTL:?}"))??;
+    if !output.status.success() {
+        bail!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
