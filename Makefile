@@ -24,10 +24,10 @@ PROFILE := --release --locked
 demo: setup-build
 	cargo run $(PROFILE) --quiet --bin sidecar -- demo
 
-# The binaries come first: integration tests start them from the target folder. `cargo test` ends with the summary of the last
+# `cargo test` builds the binaries, which integration tests start from the target folder, before it runs anything: with a `cargo build`
+# before it, what stands on a crate that only tests give more features would be compiled twice. It ends with the summary of the last
 # runner; a failure anywhere ends `make`.
 test: setup fmt-check clippy
-	cargo build $(PROFILE) --bin sidecar --bin ledger-app
 	cargo test $(PROFILE) --workspace
 	$(MAKE) e2e
 
