@@ -12,8 +12,15 @@ use serde_json::{Value, json};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        trial_within(Duration::from_secs(200), "bad_references::a_secret_is_absent_comes_changes_and_goes", a_secret_is_absent_comes_changes_and_goes),
-        trial("bad_references::two_consumers_of_one_group_want_different_topics", two_consumers_of_one_group_want_different_topics),
+        trial_within(
+            Duration::from_secs(200),
+            "bad_references::a_secret_is_absent_comes_changes_and_goes",
+            a_secret_is_absent_comes_changes_and_goes,
+        ),
+        trial(
+            "bad_references::two_consumers_of_one_group_want_different_topics",
+            two_consumers_of_one_group_want_different_topics,
+        ),
         trial("bad_references::the_api_server_refuses_the_template", the_api_server_refuses_the_template),
         trial_within(Duration::from_secs(200), "bad_references::a_name_is_taken", a_name_is_taken),
     ]
@@ -51,9 +58,7 @@ async fn a_secret_is_absent_comes_changes_and_goes(space: Arc<Space>) -> anyhow:
     space.condition("app", READY, "False", SOON).await;
 
     // The key is missing, then it is there.
-    let secret = |key: &str, url: &Value| {
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {key: url}})
-    };
+    let secret = |key: &str, url: &Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {key: url}});
     space.kubectl_apply(&secret("other", &redis)).await?;
     refused(&space, "app", "ReferenceNotFound", &["spec.redis.urlFrom", "url"]).await?;
     space.kubectl(&["delete", "secret", "redis"]).await?;

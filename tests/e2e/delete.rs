@@ -16,7 +16,10 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         trial("delete::children_go_and_nothing_hangs", children_go_and_nothing_hangs),
         trial("delete::render_prints_what_was_applied", render_prints_what_was_applied),
-        trial("delete::a_rolled_back_deployment_finds_its_configuration", a_rolled_back_deployment_finds_its_configuration),
+        trial(
+            "delete::a_rolled_back_deployment_finds_its_configuration",
+            a_rolled_back_deployment_finds_its_configuration,
+        ),
     ]
 }
 
@@ -49,7 +52,8 @@ async fn render_prints_what_was_applied(space: Arc<Space>) -> anyhow::Result<()>
     let mut consumer = space.consumer("app", &topic).await?;
     let redis = consumer["spec"]["redis"]["url"].clone();
     consumer["spec"]["redis"] = json!({"urlFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}});
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"url": redis}});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis"}, "stringData": {"url": redis}});
     space.kubectl_apply(&secret).await?;
     space.apply(&consumer).await?;
     space.rolled_out("app", 1).await?;
@@ -92,7 +96,8 @@ async fn a_rolled_back_deployment_finds_its_configuration(space: Arc<Space>) -> 
     let before = space.api::<Deployment>().get("app").await?.metadata.generation;
     space.kubectl(&["rollout", "undo", "deployment/app"]).await?;
     patiently("the operator's word stands", SOON, async || {
-        let (now, generation) = (configuration(&space).await?, space.api::<Deployment>().get("app").await?.metadata.generation);
+        let (now, generation) =
+            (configuration(&space).await?, space.api::<Deployment>().get("app").await?.metadata.generation);
         ensure!(now == second && generation >= before.map(|before| before + 2), "{now} of generation {generation:?}");
         Ok(())
     })

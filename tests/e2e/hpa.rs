@@ -41,8 +41,10 @@ async fn an_autoscaler_finds_scale_selector_and_requests(space: Arc<Space>) -> a
     let deadline = Duration::from_secs(60);
     space
         .until::<HorizontalPodAutoscaler>("it has found scale and selector", "app", deadline, |autoscaler| {
-            let conditions = autoscaler.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-            let of = |kind: &str| conditions.iter().find(|c| c.type_ == kind).map(|c| (c.status.clone(), c.reason.clone()));
+            let conditions =
+                autoscaler.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            let of =
+                |kind: &str| conditions.iter().find(|c| c.type_ == kind).map(|c| (c.status.clone(), c.reason.clone()));
             let able = of("AbleToScale").is_some_and(|(status, _)| status == "True");
             let reason = of("ScalingActive").and_then(|(_, reason)| reason);
             let active = matches!(reason.as_deref(), Some("FailedGetResourceMetric" | "ValidMetricFound"));

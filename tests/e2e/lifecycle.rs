@@ -13,8 +13,15 @@ use serde_json::{Value, json};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        trial("lifecycle::a_deleted_pods_app_is_not_ended_before_the_sidecar_has_drained", a_deleted_pods_app_is_not_ended_before_the_sidecar_has_drained),
-        trial_within(Duration::from_secs(180), "lifecycle::a_liveness_failure_does_not_stop_the_flow", a_liveness_failure_does_not_stop_the_flow),
+        trial(
+            "lifecycle::a_deleted_pods_app_is_not_ended_before_the_sidecar_has_drained",
+            a_deleted_pods_app_is_not_ended_before_the_sidecar_has_drained,
+        ),
+        trial_within(
+            Duration::from_secs(180),
+            "lifecycle::a_liveness_failure_does_not_stop_the_flow",
+            a_liveness_failure_does_not_stop_the_flow,
+        ),
         trial("lifecycle::the_apps_own_pre_stop_stays", the_apps_own_pre_stop_stays),
     ]
 }
@@ -49,7 +56,10 @@ async fn a_deleted_pods_app_is_not_ended_before_the_sidecar_has_drained(space: A
     let place = |wanted: &dyn Fn(&What) -> bool| all.iter().position(wanted);
     let effect = place(&|what| matches!(what, What::Effects(effects) if effects.iter().any(|e| e.event == begun)));
     let terminated = place(&|what| *what == What::Terminated).context("it was just seen")?;
-    ensure!(effect.is_some_and(|effect| effect < terminated), "SIGTERM came before the event under way was done: {all:?}");
+    ensure!(
+        effect.is_some_and(|effect| effect < terminated),
+        "SIGTERM came before the event under way was done: {all:?}"
+    );
     ensure!(terminated == all.len() - 1, "something came after SIGTERM: {all:?}");
     space.ledger.behave(Mode::Complete);
     space.rolled_out("app", 1).await?;

@@ -19,8 +19,16 @@ use serde_json::json;
 /// They run alone: others would notice that the operator is away.
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        trial_within(Duration::from_secs(200), "operator_life::it_is_killed_and_no_app_notices", it_is_killed_and_no_app_notices),
-        trial_within(Duration::from_secs(300), "operator_life::it_is_upgraded_and_apps_follow_when_told", it_is_upgraded_and_apps_follow_when_told),
+        trial_within(
+            Duration::from_secs(200),
+            "operator_life::it_is_killed_and_no_app_notices",
+            it_is_killed_and_no_app_notices,
+        ),
+        trial_within(
+            Duration::from_secs(300),
+            "operator_life::it_is_upgraded_and_apps_follow_when_told",
+            it_is_upgraded_and_apps_follow_when_told,
+        ),
     ]
 }
 
@@ -73,7 +81,8 @@ async fn it_is_upgraded_and_apps_follow_when_told(space: Arc<Space>) -> anyhow::
     let before = containers(&space, &names).await?;
     let stream = Stream::start(&space, &topic, 2);
     let old = images::sidecar();
-    let next = Install { image: images::next(&images::operator()), sidecar_image: images::next(&old), ..Install::default() };
+    let next =
+        Install { image: images::next(&images::operator()), sidecar_image: images::next(&old), ..Install::default() };
 
     // Another operator, another sidecar: pods stay, and the status says so.
     operator::install(&space.client, &next).await?;
@@ -89,7 +98,10 @@ async fn it_is_upgraded_and_apps_follow_when_told(space: Arc<Space>) -> anyhow::
     // A number of pods is none of the pods' spec; another field is.
     space.change("app-4", json!({"spec": {"replicas": 2}})).await?;
     space.rolled_out("app-4", 2).await?;
-    ensure!(sidecars(&space, "app-4").await? == [old.clone(), old.clone()], "scaling gives the sidecar that the others have");
+    ensure!(
+        sidecars(&space, "app-4").await? == [old.clone(), old.clone()],
+        "scaling gives the sidecar that the others have"
+    );
     space.change("app-1", json!({"spec": {"ttl": "12h"}})).await?;
     space.rolled_out("app-1", 1).await?;
     ensure!(sidecars(&space, "app-1").await? == [next.sidecar_image.clone()], "a changed spec gets the new sidecar");
@@ -97,7 +109,8 @@ async fn it_is_upgraded_and_apps_follow_when_told(space: Arc<Space>) -> anyhow::
     // Told to: the others follow, a few at a time.
     let first = space.containers("app-1").await?;
     let rolling = Install { upgrade: "Rolling", ..next.clone() };
-    let (most, installed) = tokio::join!(most_at_once(&space, &next.sidecar_image), operator::install(&space.client, &rolling));
+    let (most, installed) =
+        tokio::join!(most_at_once(&space, &next.sidecar_image), operator::install(&space.client, &rolling));
     installed?;
     let most = most?;
     for name in ["app-2", "app-3", "app-4"] {
@@ -131,7 +144,10 @@ async fn most_at_once(space: &Space, sidecar: &str) -> anyhow::Result<usize> {
         };
         let under_way = all.iter().filter(incomplete).count();
         most = most.max(under_way);
-        let new = all.iter().filter(|deployment| serde_json::to_string(deployment).is_ok_and(|text| text.contains(sidecar))).count();
+        let new = all
+            .iter()
+            .filter(|deployment| serde_json::to_string(deployment).is_ok_and(|text| text.contains(sidecar)))
+            .count();
         ensure!(under_way == 0 && new == all.len(), "{under_way} under way, {new} of {} new", all.len());
         Ok(())
     })

@@ -13,7 +13,11 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![trial_within(Duration::from_secs(240), "quickstart::five_thousand_events_take_effect_once", five_thousand_events_take_effect_once)]
+    vec![trial_within(
+        Duration::from_secs(240),
+        "quickstart::five_thousand_events_take_effect_once",
+        five_thousand_events_take_effect_once,
+    )]
 }
 
 const EVENTS: usize = 5_000;
@@ -30,7 +34,9 @@ async fn five_thousand_events_take_effect_once(space: Arc<Space>) -> anyhow::Res
     }
     let settings = json!({"LEDGER_SERVER": space.ledger.address()});
     space
-        .kubectl_apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sample-app"}, "data": settings}))
+        .kubectl_apply(
+            &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sample-app"}, "data": settings}),
+        )
         .await?;
     let topic = "orders";
     kafka.create_topic(topic, PARTITIONS, &[]).await?;

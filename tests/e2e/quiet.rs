@@ -13,7 +13,11 @@ use libtest_mimic::Trial;
 use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![trial_within(Duration::from_secs(330), "quiet::an_unchanged_resource_is_written_never_and_figures_once_a_minute", an_unchanged_resource_is_written_never_and_figures_once_a_minute)]
+    vec![trial_within(
+        Duration::from_secs(330),
+        "quiet::an_unchanged_resource_is_written_never_and_figures_once_a_minute",
+        an_unchanged_resource_is_written_never_and_figures_once_a_minute,
+    )]
 }
 
 /// Long enough for two of the minutes.
@@ -55,7 +59,8 @@ async fn an_unchanged_resource_is_written_never_and_figures_once_a_minute(space:
     let counts = audit::count(of("busy"));
     let statuses = counts.get("patch idempotentconsumers/status").copied().unwrap_or(0);
     ensure!(counts.len() <= 1 && (1..=3).contains(&statuses), "in {WATCHED:?}: {counts:?}");
-    let times: Vec<_> = of("busy").iter().map(|w| w.request_received_timestamp.parse::<jiff::Timestamp>()).collect::<Result<_, _>>()?;
+    let times: Vec<_> =
+        of("busy").iter().map(|w| w.request_received_timestamp.parse::<jiff::Timestamp>()).collect::<Result<_, _>>()?;
     for pair in times.windows(2) {
         let gap = pair[1].duration_since(pair[0]);
         ensure!(gap.as_secs() >= 59, "figures were written twice within {gap:?}");

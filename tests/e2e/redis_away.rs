@@ -12,7 +12,11 @@ use libtest_mimic::Trial;
 use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![trial_within(Duration::from_secs(200), "redis_away::open_flows_and_says_so_and_closed_waits", open_flows_and_says_so_and_closed_waits)]
+    vec![trial_within(
+        Duration::from_secs(200),
+        "redis_away::open_flows_and_says_so_and_closed_waits",
+        open_flows_and_says_so_and_closed_waits,
+    )]
 }
 
 /// `Protected` follows the sidecars within 15 s; the rest is a busy machine's.

@@ -34,7 +34,10 @@ fn mistakes() -> Vec<Mistake> {
     let long = "x".repeat(51);
     let mut all = vec![
         // Of the schema: bounds, sets, patterns.
-        Mistake(spec(json!({"topics": []})), "spec.topics: Invalid value: 0: spec.topics in body should have at least 1 items"),
+        Mistake(
+            spec(json!({"topics": []})),
+            "spec.topics: Invalid value: 0: spec.topics in body should have at least 1 items",
+        ),
         Mistake(spec(json!({"topics": ["a", "a"]})), "spec.topics[1]: Duplicate value: \"a\""),
         Mistake(spec(json!({"topics": null})), "spec.topics: Required value"),
         Mistake(spec(json!({"topics": ["no spaces"]})), "spec.topics[0] in body should match '^[a-zA-Z0-9._-]+$'"),
@@ -42,15 +45,24 @@ fn mistakes() -> Vec<Mistake> {
         Mistake(spec(json!({"kafka": null})), "spec.kafka: Required value"),
         Mistake(spec(json!({"redis": null})), "spec.redis: Required value"),
         Mistake(spec(json!({"replicas": -1})), "spec.replicas in body should be greater than or equal to 0"),
-        Mistake(spec(json!({"delivery": {"ordering": "Any"}})), "supported values: \"Partition\", \"Key\", \"Unordered\""),
+        Mistake(
+            spec(json!({"delivery": {"ordering": "Any"}})),
+            "supported values: \"Partition\", \"Key\", \"Unordered\"",
+        ),
         // Of CEL.
         Mistake(json!({"metadata": {"name": long}}), "metadata.name must begin with a letter"),
         Mistake(json!({"metadata": {"name": "1a"}}), "metadata.name must begin with a letter"),
         Mistake(spec(json!({"ttl": "1 day"})), "spec.ttl: Invalid value: \"1 day\": write a number and a unit"),
         Mistake(spec(json!({"ttl": "0s"})), "spec.ttl: Invalid value: \"0s\": must be 1s to 87600h"),
         Mistake(spec(json!({"ttl": "87601h"})), "must be 1s to 87600h"),
-        Mistake(spec(json!({"ttlOverrides": {"": "1h"}})), "each entry must name an event type and a ttl of 1s to 87600h"),
-        Mistake(spec(json!({"ttlOverrides": {"a": "1ms"}})), "each entry must name an event type and a ttl of 1s to 87600h"),
+        Mistake(
+            spec(json!({"ttlOverrides": {"": "1h"}})),
+            "each entry must name an event type and a ttl of 1s to 87600h",
+        ),
+        Mistake(
+            spec(json!({"ttlOverrides": {"a": "1ms"}})),
+            "each entry must name an event type and a ttl of 1s to 87600h",
+        ),
         Mistake(spec(json!({"ttlOverrides": {"a": "soon"}})), "write a number and a unit"),
         Mistake(spec(json!({"keyPrefix": "{grp}:"})), "the placeholders are {group}, {topic} and {type}"),
         Mistake(spec(json!({"doneValues": ["c:x"]})), "must not begin with c:"),
@@ -59,8 +71,14 @@ fn mistakes() -> Vec<Mistake> {
         Mistake(spec(json!({"eventId": {"rule": "Header"}})), "header is set with rule Header, and only then"),
         Mistake(spec(json!({"eventId": {"header": "ce_id"}})), "header is set with rule Header, and only then"),
         Mistake(spec(json!({"eventId": {"rule": "Fields"}})), "fields is set with rule Fields, and only then"),
-        Mistake(spec(json!({"eventId": {"rule": "Data", "fields": ["/a"]}})), "fields is set with rule Fields, and only then"),
-        Mistake(spec(json!({"kafka": {"bootstrapServers": "kafka"}})), "must be host:port, several separated by commas"),
+        Mistake(
+            spec(json!({"eventId": {"rule": "Data", "fields": ["/a"]}})),
+            "fields is set with rule Fields, and only then",
+        ),
+        Mistake(
+            spec(json!({"kafka": {"bootstrapServers": "kafka"}})),
+            "must be host:port, several separated by commas",
+        ),
         Mistake(
             spec(json!({"kafka": {"tls": {"caFrom": {}}}})),
             "spec.kafka.tls.caFrom: Invalid value: set exactly one of secretKeyRef and configMapKeyRef",
@@ -73,9 +91,18 @@ fn mistakes() -> Vec<Mistake> {
         Mistake(spec(json!({"redis": {"urlFrom": secret}})), "set exactly one of url and urlFrom"),
         Mistake(spec(json!({"redis": {"url": "http://redis"}})), "must begin with redis:// or rediss:// (TLS)"),
         Mistake(spec(json!({"redis": {"url": "redis://u:secret@redis"}})), "must not hold a password"),
-        Mistake(spec(json!({"redis": {"usernameFrom": secret}})), "usernameFrom needs the user's password: set passwordFrom"),
-        Mistake(spec(json!({"redis": {"topology": "Sentinel"}})), "sentinelMaster is set with topology Sentinel, and only then"),
-        Mistake(spec(json!({"redis": {"sentinelMaster": "m"}})), "sentinelMaster is set with topology Sentinel, and only then"),
+        Mistake(
+            spec(json!({"redis": {"usernameFrom": secret}})),
+            "usernameFrom needs the user's password: set passwordFrom",
+        ),
+        Mistake(
+            spec(json!({"redis": {"topology": "Sentinel"}})),
+            "sentinelMaster is set with topology Sentinel, and only then",
+        ),
+        Mistake(
+            spec(json!({"redis": {"sentinelMaster": "m"}})),
+            "sentinelMaster is set with topology Sentinel, and only then",
+        ),
         Mistake(spec(json!({"redis": {"timeout": "11s"}})), "must be 10ms to 10s"),
         Mistake(
             spec(json!({"session": {"ttl": "3s"}, "redis": {"timeout": "1s"}})),
@@ -221,7 +248,9 @@ async fn the_definition_fits_a_client_side_apply(_: Arc<Space>) -> anyhow::Resul
     let crd = serde_json::to_string(&crds::v1alpha1::crd()?)?;
     // Under another name than the one that all tests use, whose last-applied annotation is nobody's business.
     let other = crd.replace("idempotentconsumers", "clientsideconsumers").replace("\"icon\"", "\"csicon\"");
-    let other = other.replace("\"IdempotentConsumer\"", "\"ClientSideConsumer\"").replace("idempotentconsumer\"", "clientsideconsumer\"");
+    let other = other
+        .replace("\"IdempotentConsumer\"", "\"ClientSideConsumer\"")
+        .replace("idempotentconsumer\"", "clientsideconsumer\"");
     let said = kubectl(&["apply", "--filename=-"], &other).await?;
     let again = kubectl(&["apply", "--filename=-"], &other).await;
     let name = "crd/clientsideconsumers.idempotency.dev";
@@ -284,7 +313,8 @@ async fn kubectl_explains_every_field(space: Arc<Space>) -> anyhow::Result<()> {
     }
     ensure!(paths.len() > 30, "{} objects", paths.len());
     // And as a person sees it.
-    for path in ["icon", "icon.spec", "icon.spec.delivery", "icon.spec.redis", "icon.spec.template.spec", "icon.status"] {
+    for path in ["icon", "icon.spec", "icon.spec.delivery", "icon.spec.redis", "icon.spec.template.spec", "icon.status"]
+    {
         let text = space.kubectl(&["explain", path]).await?;
         ensure!(!text.contains("<no description>") && !text.contains("<empty>"), "{path}: {text}");
     }

@@ -17,7 +17,11 @@ use serde_json::json;
 
 /// It runs alone and last: it takes the whole machine.
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![trial_within(LIMIT * 2, "thousand::a_thousand_resources_reach_their_state", a_thousand_resources_reach_their_state)]
+    vec![trial_within(
+        LIMIT * 2,
+        "thousand::a_thousand_resources_reach_their_state",
+        a_thousand_resources_reach_their_state,
+    )]
 }
 
 const COUNT: usize = 1_000;
@@ -30,7 +34,8 @@ const MEMORY: u64 = 128 << 20;
 
 async fn a_thousand_resources_reach_their_state(space: Arc<Space>) -> anyhow::Result<()> {
     operator::leader(&space.client).await;
-    let mut consumer = harness::cluster::consumer::consumer("x", "events", "kafka:9092", "redis://redis:6379", "ledger:1");
+    let mut consumer =
+        harness::cluster::consumer::consumer("x", "events", "kafka:9092", "redis://redis:6379", "ledger:1");
     consumer["spec"]["replicas"] = 0.into();
     let api = space.api::<IdempotentConsumer>();
     let (watched, audit, started) = (api.clone(), Audit::from_now()?, Instant::now());
@@ -40,7 +45,11 @@ async fn a_thousand_resources_reach_their_state(space: Arc<Space>) -> anyhow::Re
             let mut consumer = consumer.clone();
             consumer["metadata"]["name"] = json!(format!("c-{n}"));
             let api = api.clone();
-            async move { api.create(&PostParams::default(), &serde_json::from_value(consumer)?).await.map_err(anyhow::Error::from) }
+            async move {
+                api.create(&PostParams::default(), &serde_json::from_value(consumer)?)
+                    .await
+                    .map_err(anyhow::Error::from)
+            }
         })
         .buffer_unordered(16)
         .try_collect::<Vec<_>>()
@@ -49,7 +58,17 @@ async fn a_thousand_resources_reach_their_state(space: Arc<Space>) -> anyhow::Re
     tokio::time::timeout(LIMIT, ready).await.with_context(|| format!("not all are ready within {LIMIT:?}"))???;
     let took = started.elapsed();
 
-    let children = kubectl(&["get", "deployments,services,poddisruptionbudgets,secrets,configmaps", "--namespace", &space.namespace, "--output=name"], "").await?;
+    let children = kubectl(
+        &[
+            "get",
+            "deployments,services,poddisruptionbudgets,secrets,configmaps",
+            "--namespace",
+            &space.namespace,
+            "--output=name",
+        ],
+        "",
+    )
+    .await?;
     let of = |kind: &str| children.lines().filter(|line| line.starts_with(kind) && line.contains("/c-")).count();
     let counts = ["deployment", "service/", "poddisruptionbudget", "secret", "configmap"].map(of);
     ensure!(counts == [COUNT, COUNT, COUNT, COUNT, 2 * COUNT], "{counts:?}");

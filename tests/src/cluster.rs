@@ -35,7 +35,8 @@ const KUBECTL: Duration = Duration::from_secs(90);
 /// There is no usable `$KUBECONFIG`.
 pub async fn client() -> anyhow::Result<Client> {
     const HOW: &str = "`make e2e` brings a cluster up and sets KUBECONFIG";
-    let path = std::env::var_os("KUBECONFIG").map(PathBuf::from).with_context(|| format!("KUBECONFIG is not set: {HOW}"))?;
+    let path =
+        std::env::var_os("KUBECONFIG").map(PathBuf::from).with_context(|| format!("KUBECONFIG is not set: {HOW}"))?;
     if !path.is_file() {
         bail!("KUBECONFIG names {}, which is no file: {HOW}", path.display());
     }
@@ -49,7 +50,8 @@ pub async fn client() -> anyhow::Result<Client> {
 pub async fn kubectl(args: &[&str], input: &str) -> anyhow::Result<String> {
     let mut command = Command::new("kubectl");
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().context("cannot start kubectl: is it on PATH? `tests/cluster/enter` puts it there")?;
+    let mut child =
+        command.spawn().context("cannot start kubectl: is it on PATH? `tests/cluster/enter` puts it there")?;
     let mut stdin = child.stdin.take().context("kubectl's standard input")?;
     let run = async {
         // One that fails early does not read it all.
@@ -58,7 +60,8 @@ pub async fn kubectl(args: &[&str], input: &str) -> anyhow::Result<String> {
         child.wait_with_output().await
     };
     let what = format!("kubectl {}", args.join(" "));
-    let output = tokio::time::timeout(KUBECTL, run).await.with_context(|| format!("{what}: not done in {KUBECTL:?}"))??;
+    let output =
+        tokio::time::timeout(KUBECTL, run).await.with_context(|| format!("{what}: not done in {KUBECTL:?}"))??;
     if !output.status.success() {
         bail!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

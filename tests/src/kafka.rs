@@ -65,7 +65,8 @@ impl Kafka {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut kafka = Self { process: None, dir: TempDir::with_prefix("kafka-")?, port: port::free()?, java, others: None };
+            let mut kafka =
+                Self { process: None, dir: TempDir::with_prefix("kafka-")?, port: port::free()?, java, others: None };
             kafka.format()?;
             match kafka.restart().await {
                 Ok(()) => return Ok(kafka),

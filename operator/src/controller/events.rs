@@ -109,7 +109,13 @@ pub type Told = BTreeMap<&'static str, (String, Recorder)>;
 ///
 /// A [`Recorder`] counts an event of the same reason into the one before, whatever it says, and the old note stays. So another note gets
 /// a recorder of its own: the same told again is counted, and something else is told.
-pub async fn publish(client: &Client, reporter: &Reporter, told: &mut Told, about: &ObjectReference, notices: Vec<Notice>) {
+pub async fn publish(
+    client: &Client,
+    reporter: &Reporter,
+    told: &mut Told,
+    about: &ObjectReference,
+    notices: Vec<Notice>,
+) {
     for notice in notices {
         let Notice { warning, reason, action, mut note } = notice;
         note.truncate(note.floor_char_boundary(MAX_NOTE));

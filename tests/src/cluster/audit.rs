@@ -88,7 +88,8 @@ impl Audit {
     /// # Errors
     /// There is no audit log to read.
     pub fn from_now() -> anyhow::Result<Self> {
-        let path = path().context("no audit log: set E2E_AUDIT_LOG to the API server's (the node of tests/cluster writes one)")?;
+        let path = path()
+            .context("no audit log: set E2E_AUDIT_LOG to the API server's (the node of tests/cluster writes one)")?;
         let from = std::fs::metadata(&path).with_context(|| format!("audit log {}", path.display()))?.len();
         Ok(Self { path, from })
     }

@@ -242,12 +242,14 @@ impl Space {
         patiently(format!("{name}: {pods} pods, all ready"), START * 2, async || {
             let consumer = self.get(name).await?;
             let ready = condition(&consumer, crds::conditions::READY).cloned();
-            let up_to_date =
-                ready.as_ref().is_some_and(|c| c.status == "True" && c.observed_generation == consumer.metadata.generation);
+            let up_to_date = ready
+                .as_ref()
+                .is_some_and(|c| c.status == "True" && c.observed_generation == consumer.metadata.generation);
             ensure!(up_to_date, "generation {:?}: {ready:?}", consumer.metadata.generation);
             let all = self.all_pods(name).await?;
             ensure!(all.len() == pods, "{} pods", all.len());
-            let unready: Vec<_> = all.iter().filter(|pod| !is_ready(pod)).filter_map(|p| p.metadata.name.clone()).collect();
+            let unready: Vec<_> =
+                all.iter().filter(|pod| !is_ready(pod)).filter_map(|p| p.metadata.name.clone()).collect();
             ensure!(unready.is_empty(), "not ready: {unready:?}");
             Ok(())
         })
