@@ -116,6 +116,11 @@ impl Error {
         }
     }
 
+    /// The consumer's namespace is being deleted, and all that is in it.
+    fn namespace_ends(&self) -> bool {
+        matches!(self, Self::Apply(apply::Error::Api { source, .. }) if crate::kube_error::namespace_ends(source))
+    }
+
     /// Its label in the metrics: one of a closed set.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -150,8 +155,17 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     let started = Instant::now();
     let shared = context.memory.of(&key, meta.uid.as_deref().unwrap_or_default());
     let mut memory = shared.lock().await;
+    if memory.namespace_ends {
+        return Ok(Action::await_change());
+    }
     let mut pass = Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None };
     let result = pass.carry_out().await;
+    if result.as_ref().is_err_and(Error::namespace_ends) {
+        // Its children go before it does, and each would be made again in vain.
+        tracing::info!(consumer = %key, "its namespace is being deleted: nothing is done for it any more");
+        memory.namespace_ends = true;
+        return Ok(Action::await_change());
+    }
     // 5. status
     let written = pass.report(&result).await;
     let pods = written.as_ref().is_ok_and(|pods| *pods);

@@ -23,10 +23,16 @@ pub(crate) fn refuses(error: &Error) -> bool {
     let Error::Api(status) = error else { return false };
     match status.code {
         400 | 422 => true,
-        403 => !lacks_permission(status) && !status.message.contains("is being terminated"),
+        403 => !lacks_permission(status) && !namespace_ends(error),
         500 => TYPED.iter().any(|words| status.message.contains(words)),
         _ => false,
     }
+}
+
+/// Nothing can be made in the namespace any more, since it is being deleted. It never comes back from that.
+#[must_use]
+pub(crate) fn namespace_ends(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 403 && status.message.contains("because it is being terminated"))
 }
 
 /// What RBAC answers; an admission plugin that refuses words it otherwise.
@@ -40,6 +46,13 @@ mod tests {
 
     fn error(code: u16, message: &str) -> Error {
         Error::Api(Status::failure(message, "Tested").with_code(code).boxed())
+    }
+
+    #[test]
+    fn a_namespace_that_ends_is_told_from_what_is_forbidden() {
+        let ends = "secrets \"a\" is forbidden: unable to create new content in namespace x because it is being terminated";
+        assert!(namespace_ends(&error(403, ends)) && !refuses(&error(403, ends)));
+        assert!(!namespace_ends(&error(403, "secrets \"a\" is forbidden: exceeded quota")));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Remembered {
     pub failures: u32,
     /// There are more pods than partitions, and that was told.
     pub crowded: bool,
+    /// Its namespace is being deleted: nothing is left to do for it.
+    pub namespace_ends: bool,
     /// The events that were told.
     pub told: Told,
 }
