@@ -73,7 +73,7 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 /// The longest event type that stands in a key as it is, in bytes.
-const LONGEST_TYPE: usize = 256;
+pub(crate) const LONGEST_TYPE: usize = 256;
 
 /// A rendered key prefix: what the keys of one topic and one event type begin with.
 #[derive(Clone, Debug)]

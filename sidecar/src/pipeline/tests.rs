@@ -436,3 +436,26 @@ fn a_drained_sidecar_goes_on_if_the_app_stays_but_not_at_once() {
     rig.pass(2_000);
     rig.request(&[2]);
 }
+
+#[test]
+fn long_event_types_fill_no_memory() {
+    let mut rig = Rig::new(|config| config.key_prefix = "{type}:".into());
+    let record = Record {
+        origin: place(0),
+        offset: 0,
+        timestamp: None,
+        key: None,
+        value: Some(Bytes::from_static(b"1")),
+        headers: Vec::new(),
+    };
+    let mut key_of = |event_type: &str| {
+        let (id, event_type) = (EventId([1; 32]), event_type.into());
+        let identity = Identity { id, fallback: false, event_type, fingerprint: None, cloud_event: None };
+        rig.pipeline.key_of(&record, &identity).0
+    };
+    let long = "x".repeat(LONGEST_TYPE + 1);
+    assert_eq!(key_of(&long), key_of(&long));
+    assert_ne!(key_of(&long), key_of("short"));
+    let kept: usize = rig.pipeline.prefixes.keys().map(|(_, event_type)| event_type.len()).sum();
+    assert_eq!(kept, "short".len());
+}
