@@ -19,8 +19,9 @@ impl SessionsFile {
         let Some(folder) = folder else { return Ok(Self { path: None, inherited: Vec::new() }) };
         fs::create_dir_all(folder)?;
         let path = folder.join("sessions");
-        let inherited = match fs::read_to_string(&path) {
-            Ok(text) => super::parse_sessions(&text),
+        let inherited = match fs::read(&path) {
+            // What can't be read names no session; that one ends by its TTL.
+            Ok(bytes) => super::parse_sessions(&String::from_utf8_lossy(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -62,7 +63,8 @@ mod tests {
     fn a_broken_line_hides_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let id = SessionId::new(Uuid::from_u128(1));
-        fs::write(folder.path().join("sessions"), format!("not a session\n{id}\n")).unwrap();
+        let broken = [b"not a session\n\xff\xfe\n", format!("{id}\n").as_bytes()].concat();
+        fs::write(folder.path().join("sessions"), broken).unwrap();
         assert_eq!(SessionsFile::open(Some(folder.path())).unwrap().inherited(), [id]);
     }
 }
