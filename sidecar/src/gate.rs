@@ -39,7 +39,7 @@ mod words;
 use breaker::Breaker;
 use memory::{RecentIds, WriteBack};
 use slot::{Asker, Slot, State};
-pub use words::{GateCounts, Gated, Stance, Started, Token, Unusable, Verdict, protection};
+pub use words::{GateCounts, Gated, HeldEvent, Stance, Started, Token, Unusable, Verdict, Wanted, protection};
 
 /// Who asks for an event: the pipeline's own number for a record under way.
 pub type Ticket = usize;
@@ -111,7 +111,7 @@ pub struct Gate {
     verdicts: VecDeque<Verdict>,
     /// The store has lost data; until one TTL has passed, duplicates may come through.
     data_lost: Option<(Time, Time)>,
-    /// The last keys that could not be used, for the condition.
+    /// A key that could not be used, for the condition.
     unusable: Option<Unusable>,
     counts: GateCounts,
     /// A word on the last store error, for the condition.
@@ -161,17 +161,19 @@ impl Gate {
     }
 
     /// Asks for an event. The answer is a [`Verdict`]; until then [`Gate::stance`] tells how it stands.
-    pub fn request(&mut self, ticket: Ticket, key: &Key, fingerprint: Option<Fingerprint>, terms: Terms, now: Time) {
+    pub fn request(&mut self, ticket: Ticket, key: &Key, wanted: Wanted, now: Time) {
+        let Wanted { fingerprint, terms, floor } = wanted;
         let asker = Asker { ticket, fingerprint };
         if let Some(&at) = self.by_key.get(&key.digest()) {
             if let State::Completing { fingerprint: done, .. } = self.slots[at].state {
                 return self.tell_duplicate(asker, done);
             }
             self.slots[at].waiters.push_back(asker);
+            self.slots[at].floor = self.slots[at].floor.max(floor);
             self.promote_if_free(at, now);
             return;
         }
-        let at = self.slots.insert(Slot::new(key.clone(), asker, terms));
+        let at = self.slots.insert(Slot { floor, ..Slot::new(key.clone(), asker, terms) });
         self.by_key.insert(key.digest(), at);
         self.start_claim(at, now);
     }

@@ -185,6 +185,8 @@ struct Entry {
     failures: u32,
     /// Requests that reached the app, or may have. The gate forgets them when the event is withdrawn, as when the app is down.
     requests: u32,
+    /// The highest attempt of these. The store may be away while the gate forgets.
+    attempt: u32,
     /// It goes into no larger batch.
     batch_cap: usize,
 }
@@ -392,6 +394,7 @@ impl Pipeline {
             phase: Phase::Queued,
             failures: 0,
             requests: 0,
+            attempt: 0,
             batch_cap: self.config.batch,
         });
         self.queues[queue].entries.push_back(entry);

@@ -113,6 +113,7 @@ impl Gate {
     pub(super) fn grant(&mut self, at: usize, claim: Claim, now: Time) {
         let slot = &mut self.slots[at];
         slot.polls = 0;
+        slot.held = None;
         slot.state = State::Granted { delivering: false };
         if slot.owner.is_none() {
             slot.owner = slot.waiters.pop_front();

@@ -118,10 +118,16 @@ impl Gate {
             Decision::Duplicate(done) => self.resolve_done(at, done),
             Decision::Held => {
                 self.counts.claims_held += 1;
+                if let claim::Stored::Claimed { session, .. } = claim::Stored::parse(seen, &self.config.done_values) {
+                    let slot = &mut self.slots[at];
+                    let since = slot.held.filter(|(_, holder)| *holder == session).map_or(now, |(since, _)| since);
+                    slot.held = Some((since, session));
+                }
                 self.hold(at, State::Held, HELD, now);
             }
             Decision::Foreign => {
                 self.counts.claims_foreign += 1;
+                self.slots[at].held = None;
                 self.mark_unusable(at, "its value is not the gate's, and not one of doneValues", now);
                 self.hold(at, State::Foreign, FOREIGN, now);
             }
@@ -278,7 +284,11 @@ impl Gate {
     }
 
     fn mark_unusable(&mut self, at: usize, why: &'static str, now: Time) {
-        self.unusable = Some(Unusable { key: self.slots[at].key.text().clone(), why, seen: now });
+        let key = self.slots[at].key.text();
+        // Of several keys one is named, and that one as long as it is seen.
+        if self.unusable(now).is_none_or(|named| named.key == *key) {
+            self.unusable = Some(Unusable { key: key.clone(), why, seen: now });
+        }
     }
 
     /// Nothing is on its way for the slot any more: its owner claims again, or the next one does, or nobody.

@@ -99,6 +99,8 @@ pub struct Slot {
     pub not_before: Time,
     /// How often it was found held in a row.
     pub polls: u32,
+    /// Another session has it, for so long and under that id.
+    pub held: Option<(Time, SessionId)>,
     /// The timer that counts.
     pub timer: Option<u64>,
     /// The key holds what can't be used; the event goes by the failure policy.
@@ -117,6 +119,7 @@ impl Slot {
             requests: 0,
             not_before: Time::default(),
             polls: 0,
+            held: None,
             timer: None,
             unusable: false,
         }

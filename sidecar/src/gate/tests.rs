@@ -202,7 +202,8 @@ impl Rig {
     }
 
     fn request_of(&mut self, ticket: Ticket, n: u8, fingerprint: Option<Fingerprint>) {
-        self.gate.request(ticket, &key(n), fingerprint, Terms::new(TTL), self.now);
+        let wanted = Wanted { fingerprint, terms: Terms::new(TTL), floor: 0 };
+        self.gate.request(ticket, &key(n), wanted, self.now);
         self.collect();
     }
 

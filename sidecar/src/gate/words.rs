@@ -4,11 +4,34 @@ use std::sync::Arc;
 
 use crds::status::Protection;
 
-use super::Ticket;
 use super::memory::Unwritten;
-use crate::claim::Claim;
+use super::{Terms, Ticket};
+use crate::claim::{Claim, SessionId};
 use crate::clock::Time;
+use crate::event_id::Fingerprint;
 use crate::session::Demand;
+
+/// What is known of an event that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What its envelope names, by which a suspect duplicate is told.
+    pub fingerprint: Option<Fingerprint>,
+    /// How long it is remembered.
+    pub terms: Terms,
+    /// The highest attempt under which a request may have left here before.
+    pub floor: u32,
+}
+
+/// An event that another session has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldEvent {
+    /// Its key.
+    pub key: Arc<str>,
+    /// Since when it is known to be another's.
+    pub since: Time,
+    /// Whose it is.
+    pub holder: SessionId,
+}
 
 /// What an operation was asked for.
 #[derive(Clone, Debug, PartialEq)]

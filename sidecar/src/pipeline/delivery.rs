@@ -132,7 +132,7 @@ impl Pipeline {
     fn start_one(&mut self, ticket: Ticket, starting: &mut Starting, now: Time) -> bool {
         let Phase::Claimed(claim) = self.set_phase(ticket, Phase::Requested { waiting: false }) else { return false };
         let Some(started) = self.gate.start(claim, now) else { return false };
-        let protection = gate::protection(started.gated, self.covers());
+        let protection = gate::protection(started.gated, self.covers(now));
         let entry = &self.entries[ticket];
         let attempt = started.claim.attempt();
         starting.parcels.push(Parcel {
@@ -243,6 +243,10 @@ impl Pipeline {
     /// Gives the event back, to be delivered again: from here, or from wherever its partition is by then.
     fn come_again(&mut self, ticket: Ticket, claim: Claim, sent: bool, not_before: Time, now: Time) {
         self.not_busy(ticket);
+        if sent {
+            let entry = &mut self.entries[ticket];
+            entry.attempt = entry.attempt.max(claim.attempt());
+        }
         let Some(queue) = self.entries[ticket].queue else {
             self.gate.release(claim, sent, not_before, false, now);
             return self.drop_orphan(ticket);

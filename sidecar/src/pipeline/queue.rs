@@ -7,7 +7,7 @@ use crds::config::Ordering;
 
 use super::{CLAIMS_AHEAD, Phase, Pipeline, Ticket};
 use crate::clock::Time;
-use crate::gate::Stance;
+use crate::gate::{Stance, Wanted};
 use crate::record::Record;
 
 /// Records that wait for each other: of a partition, of a key, or one alone.
@@ -188,8 +188,8 @@ impl Pipeline {
             }
             self.set_phase(ticket, Phase::Requested { waiting: false });
             let entry = &self.entries[ticket];
-            let fingerprint = entry.identity.fingerprint;
-            self.gate.request(ticket, &entry.key, fingerprint, entry.terms, now);
+            let wanted = Wanted { fingerprint: entry.identity.fingerprint, terms: entry.terms, floor: entry.attempt };
+            self.gate.request(ticket, &entry.key, wanted, now);
             let waiting = self.waits(ticket);
             self.set_phase(ticket, Phase::Requested { waiting });
         }

@@ -459,3 +459,41 @@ fn long_event_types_fill_no_memory() {
     let kept: usize = rig.pipeline.prefixes.keys().map(|(_, event_type)| event_type.len()).sum();
     assert_eq!(kept, "short".len());
 }
+
+#[test]
+fn an_attempt_is_not_forgotten_while_the_app_is_down_and_the_store_knows_nothing() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2]);
+    let request = rig.request(&[1]);
+    rig.answer(&request, vec![failed(Reason::TimedOut)]);
+    rig.pipeline.app_unreachable("nobody listens", rig.now);
+    rig.settle_down();
+    // As a store would that was away when the delivery failed.
+    let forgotten = |key: &String| key.starts_with("k:");
+    rig.store.retain(|key, _| !forgotten(key));
+    rig.pass(30_000);
+    rig.pipeline.app_accepts(rig.now);
+    rig.pass(1_000);
+    assert_eq!(rig.request(&[1]).attempts, [2]);
+}
+
+#[test]
+fn an_event_that_is_another_sidecars_for_long_is_told() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    let holder = SessionId::new(Uuid::from_u128(77));
+    rig.store.insert(format!("k:{}", EventId([1; 32])), crate::claim::claim_value(holder, 1));
+    rig.store.insert(format!("s:{holder}"), Bytes::from_static(b"1"));
+    rig.arrive(0, 0, &[1]);
+    let told =
+        |rig: &Rig| rig.pipeline.findings(rig.now).into_iter().find(|finding| finding.about == "EventsMove").unwrap();
+    rig.pass(100_000);
+    assert!(told(&rig).healthy);
+    rig.pass(30_000);
+    let finding = told(&rig);
+    assert!(!finding.healthy && !finding.essential && finding.message.contains(&holder.to_string()), "{finding:?}");
+    rig.store.clear();
+    rig.pass(2_000);
+    assert!(told(&rig).healthy);
+}
