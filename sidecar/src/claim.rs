@@ -379,9 +379,16 @@ pub enum Settlement {
     },
 }
 
+/// The store operation by which a claim lives on; none for a claim that no store knows.
+#[must_use]
+pub fn keep(claim: &Claim, ttl: Duration) -> Option<Op> {
+    let value = claim_value(claim.session?, claim.attempt);
+    Some(Op::CompareAndSet { key: claim.key.text.clone(), expect: value.clone(), value, ttl })
+}
+
 /// The store operation that ends a claim; none for the release of a claim that no store knows.
 #[must_use]
-pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, claim_ttl: Duration) -> Option<Op> {
+pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, released_ttl: Duration) -> Option<Op> {
     let Claim { key, session, attempt, .. } = claim;
     let key = key.text;
     let sent = match settlement {
@@ -392,7 +399,7 @@ pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, claim_ttl: Du
     // A request that never left is taken back from the count, so that a first delivery stays attempt 1.
     Some(match if sent { attempt } else { attempt.saturating_sub(1) } {
         0 => Op::CompareAndDelete { key, expect },
-        reached => Op::CompareAndSet { key, expect, value: released_value(reached), ttl: claim_ttl },
+        reached => Op::CompareAndSet { key, expect, value: released_value(reached), ttl: released_ttl },
     })
 }
 

@@ -2,7 +2,7 @@
 //! operations and takes their answers; [`crate::pipeline`] decides the order of deliveries.
 //!
 //! Every key that anybody in this sidecar wants has a [slot](slot::Slot): one owner, and waiters behind. A slot has at most
-//! one store operation on its way, and is dropped only when it has none.
+//! one store operation on its way that moves it, and is dropped only when it has none.
 //!
 //! # Guarantees
 //! - At most one [`Claim`] for a key exists in this sidecar (*reserve*).
@@ -75,13 +75,21 @@ pub struct Terms {
     pub ttl: Duration,
     /// TTL of a claim.
     pub claim_ttl: Duration,
+    /// TTL of a release: how long it is known that the event may have had its effect.
+    pub released_ttl: Duration,
 }
 
+/// A claim lives at least so long.
+const CLAIMED_FOR: Duration = Duration::from_secs(3_600);
+
+/// A release is remembered at least so long: it holds nobody up, and an app may be down, or paused, over a weekend.
+const RELEASED_FOR: Duration = Duration::from_secs(7 * 86_400);
+
 impl Terms {
-    /// Terms for an event that is remembered so long. A claim lives at least an hour.
+    /// Terms for an event that is remembered so long.
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
-        Self { ttl, claim_ttl: ttl.max(Duration::from_secs(3_600)) }
+        Self { ttl, claim_ttl: ttl.max(CLAIMED_FOR), released_ttl: ttl.max(RELEASED_FOR) }
     }
 }
 
@@ -255,8 +263,8 @@ impl Gate {
     pub fn complete(&mut self, claim: Claim, fingerprint: Option<Fingerprint>, now: Time) {
         let Some(at) = self.slot_of(&claim) else { return };
         let session = claim.session();
-        let Terms { ttl, claim_ttl } = self.slots[at].terms;
-        let op = claim::settle(claim, Settlement::Done(fingerprint), ttl, claim_ttl);
+        let Terms { ttl, released_ttl, .. } = self.slots[at].terms;
+        let op = claim::settle(claim, Settlement::Done(fingerprint), ttl, released_ttl);
         let Some(Op::Set { value, .. }) = op else { return };
         self.slots[at].state = State::Completing { value, fingerprint, session, since: now, tries: 0 };
         for waiter in std::mem::take(&mut self.slots[at].waiters) {
@@ -283,8 +291,8 @@ impl Gate {
         if let Some(session) = session.filter(|_| delivering) {
             self.sessions.unhold(session);
         }
-        let Terms { ttl, claim_ttl } = self.slots[at].terms;
-        match claim::settle(claim, Settlement::Release { sent }, ttl, claim_ttl).zip(session) {
+        let Terms { ttl, released_ttl, .. } = self.slots[at].terms;
+        match claim::settle(claim, Settlement::Release { sent }, ttl, released_ttl).zip(session) {
             // While the store is away nothing can be released; when it returns, a new session takes over.
             Some((op, session)) if !self.breaker.is_open() => {
                 self.slots[at].state = State::Releasing { session };
@@ -303,11 +311,15 @@ impl Gate {
         self.grant(at, claim, now);
     }
 
-    /// The outcome of this claim's event is known and can't be settled now: whoever waits for it has to know.
+    /// The outcome of this claim's event is known and can't be settled now: whoever waits for it has to know. That may last
+    /// longer than a claim does, so its TTL starts again.
     pub fn stall(&mut self, claim: &Claim) {
-        if let Some(at) = self.slot_of(claim) {
-            self.slots[at].state = State::Granted { delivering: false };
-            self.tell_waiters(at);
+        let Some(at) = self.slot_of(claim) else { return };
+        self.slots[at].state = State::Granted { delivering: false };
+        self.tell_waiters(at);
+        // Whenever it arrives, also late or twice, it can only lengthen the life of this very claim.
+        if let Some(op) = claim::keep(claim, self.slots[at].terms.claim_ttl).filter(|_| !self.breaker.is_open()) {
+            self.ops.push((Token::Keep(claim.key().clone()), op));
         }
     }
 

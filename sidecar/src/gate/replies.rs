@@ -31,6 +31,8 @@ impl Gate {
                 Token::TakeOver(at) => self.take_over_answered(at, &answer, now),
                 Token::Complete(at) => self.complete_answered(at, &answer, now),
                 Token::Release(at) => self.release_answered(at, &answer, now),
+                // It is said again with the next copy that is refused.
+                Token::Keep(_) => {}
                 Token::WriteBack(unwritten) => self.write_back_answered(*unwritten, &answer, now),
                 Token::Session(demand) => self.session_answered(&demand, &answer, now),
             }

@@ -6,7 +6,6 @@ use crds::status::Protection;
 use super::*;
 use crate::claim::{KeyPrefix, claim_value, done_value, released_value};
 use crate::event_id::EventId;
-use crate::session::Demand;
 use crate::store::{Reply, StoreError};
 
 mod claims;

@@ -6,7 +6,7 @@ use crds::status::Protection;
 
 use super::memory::Unwritten;
 use super::{Terms, Ticket};
-use crate::claim::{Claim, SessionId};
+use crate::claim::{Claim, Key, SessionId};
 use crate::clock::Time;
 use crate::event_id::Fingerprint;
 use crate::session::Demand;
@@ -48,6 +48,8 @@ pub enum Token {
     Release(usize),
     /// A completion that was made while the store was away.
     WriteBack(Box<Unwritten>),
+    /// That a claim lives on, of an event that can't be settled now.
+    Keep(Key),
     /// The sessions' own business.
     Session(Demand),
 }

@@ -46,20 +46,52 @@ fn nothing_is_claimed_again_before_its_release_is_confirmed() {
 }
 
 #[test]
-fn a_claim_older_than_half_its_ttl_is_not_started() {
+fn that_it_may_have_happened_outlives_the_claim() {
     let mut rig = Rig::open(FailurePolicy::Open);
     rig.request(1, 1);
-    rig.request(2, 2);
     rig.settle_down();
-    let half = TTL.as_secs() / 2;
+    let failed = rig.started(1).claim;
+    rig.release(failed, true, None);
+    rig.settle_down();
+    let released = rig.asked_of(1).into_iter().find_map(|op| match op {
+        Op::CompareAndSet { ttl, .. } => Some(*ttl),
+        _ => None,
+    });
+    assert_eq!(released, Some(Duration::from_secs(7 * 86_400)));
+}
+
+#[test]
+fn a_claim_that_waits_for_its_copy_lives_on() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let claim = rig.started(1).claim;
+    rig.asked.clear();
+    rig.gate.stall(&claim);
+    let keep = rig.sent();
+    let Some((_, Op::CompareAndSet { ttl, expect, value, .. })) = keep.first() else { panic!("{keep:?}") };
+    assert_eq!((*ttl, expect), (TTL, value), "nothing but its TTL changes");
+    // Neither its loss nor its coming late means anything.
+    rig.answer(keep.iter().map(|(token, _)| (token.clone(), unanswered())).collect());
+    assert_eq!(rig.gate.session(rig.now), Some(session(1)));
+    rig.complete(claim);
+    rig.settle_down();
+    rig.reply(keep);
+    assert_eq!(rig.stored(1), Some(&done_value(None)));
+}
+
+#[test]
+fn a_claim_older_than_half_its_ttl_is_not_started() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    let terms = Terms::new(Duration::from_secs(1));
+    for n in 1..=2 {
+        rig.gate.request(usize::from(n), &key(n), Wanted { fingerprint: None, terms, floor: 0 }, rig.now);
+    }
+    rig.settle_down();
     let young = rig.granted(1).unwrap();
     let old = rig.granted(2).unwrap();
-    // Straight to the moment, with the session renewed there.
-    rig.pass(1_000 * half);
-    rig.gate.sessions = Sessions::new(SESSION_TTL, Vec::new(), rig.now);
-    let mut demands = Vec::new();
-    rig.gate.sessions.poll(rig.now, || session(1), &mut demands);
-    rig.gate.sessions.answered(&Demand::Open(session(1)), &Ok(Reply::Applied), rig.now);
+    rig.pass_alive(terms.claim_ttl.as_secs() / 2);
+    assert_eq!(rig.gate.session(rig.now), Some(session(1)), "renewed on the way");
     assert!(rig.gate.start(young, rig.now).is_some());
     rig.pass(1);
     assert!(rig.gate.start(old, rig.now).is_none());
