@@ -40,6 +40,7 @@ use breaker::Breaker;
 use memory::{RecentIds, WriteBack};
 use slot::{Asker, Slot, State};
 pub use words::{GateCounts, Gated, HeldEvent, Stance, Started, Token, Unusable, Verdict, Wanted, protection};
+use words::{Kind, Suspect};
 
 /// Who asks for an event: the pipeline's own number for a record under way.
 pub type Ticket = usize;
@@ -124,6 +125,7 @@ pub struct Gate {
     counts: GateCounts,
     /// A word on the last store error, for the condition.
     last_error: Option<String>,
+    suspect: Option<Suspect>,
     away_since: Option<Time>,
 }
 
@@ -159,6 +161,7 @@ impl Gate {
             unusable: None,
             counts: GateCounts::default(),
             last_error: None,
+            suspect: None,
             away_since: None,
         }
     }
@@ -285,6 +288,7 @@ impl Gate {
             slot.requests = slot.requests.saturating_add(1);
         }
         slot.not_before = not_before;
+        slot.timer = None;
         if !stays {
             slot.owner = None;
         }
@@ -295,7 +299,7 @@ impl Gate {
         match claim::settle(claim, Settlement::Release { sent }, ttl, released_ttl).zip(session) {
             // While the store is away nothing can be released; when it returns, a new session takes over.
             Some((op, session)) if !self.breaker.is_open() => {
-                self.slots[at].state = State::Releasing { session };
+                self.slots[at].state = State::Releasing { session, op: op.clone(), tries: 0 };
                 self.ops.push((Token::Release(at), op));
             }
             _ => self.slots[at].state = State::Idle,

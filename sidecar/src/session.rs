@@ -7,6 +7,7 @@
 //!   never used again.
 //! - Wherever a key is gone before its time, also one that is only to be ended, that is told as [`News::DataLost`], and before
 //!   the [`News::Opened`] of the session that follows, where the store answers in the order it is asked.
+//! - No session is opened that could not do everything: [`Demand::Prove`] asks first.
 //! - [`Demand::Save`] comes before the [`Demand::Open`] whose id it names, so that a successor can end what it finds.
 //!
 //! # Assumptions
@@ -24,6 +25,8 @@ use crate::store::{Reply, StoreError};
 pub enum Demand {
     /// Write down that these sessions may exist, before anything else.
     Save(Vec<SessionId>),
+    /// Ask, in the round trip that opens it, for everything that a session will need and that changes nothing.
+    Prove(SessionId),
     /// Create the session's key.
     Open(SessionId),
     /// Set the key's TTL anew, only if it exists.
@@ -193,8 +196,7 @@ impl Sessions {
                 self.known.pop_front();
             }
             self.known.push_back(id);
-            demands.push(Demand::Save(self.existing()));
-            demands.push(Demand::Open(id));
+            demands.extend([Demand::Save(self.existing()), Demand::Prove(id), Demand::Open(id)]);
         }
     }
 
@@ -202,6 +204,7 @@ impl Sessions {
     pub fn answered(&mut self, demand: &Demand, reply: &Result<Reply, StoreError>, now: Time) -> News {
         match demand {
             Demand::Save(_) => News::Nothing,
+            Demand::Prove(id) => self.proved(*id, reply, now),
             Demand::Open(id) => self.opened(*id, reply, now),
             Demand::Renew(id) => self.renewed(*id, reply, now),
             Demand::End(id) => self.ended(*id, reply, now),
@@ -224,6 +227,17 @@ impl Sessions {
         let lives = self.current.iter().chain(&self.replaced).map(|life| life.id);
         let opening = self.opening.iter().map(|(id, _)| *id);
         lives.chain(opening).chain(self.ending.iter().map(|end| end.id)).collect()
+    }
+
+    /// A store that takes no scripts would take claims, and no release and no take-over ever after: it opens no session.
+    fn proved(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        // A key of another type is told by the script itself: it ran.
+        if !matches!(reply, Ok(_) | Err(StoreError::WrongType(_)))
+            && self.opening.take_if(|(opening, _)| *opening == id).is_some()
+        {
+            self.open_at = self.open_at.max(now + self.retry_after());
+        }
+        News::Nothing
     }
 
     fn opened(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {

@@ -38,6 +38,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         trial("redis_links::a_completion_that_times_out_repeats_nothing", |env| {
             lost_completion(env, Action::SwallowReply)
         }),
+        trial("redis_links::a_server_that_takes_no_scripts_is_told_before_anything_is_claimed", no_scripts),
         trial("redis_links::a_lost_completion_repeats_nothing", |env| lost_completion(env, Action::LoseRequest)),
         trial("redis_links::late_replies_repeat_nothing", late_replies_repeat_nothing),
         trial("redis_links::connections_cut_under_load_lose_and_repeat_nothing", connections_cut_under_load),
@@ -103,6 +104,26 @@ async fn tls_and_a_limited_user_are_enough(env: Env) -> anyhow::Result<()> {
     let denied: Vec<redis::Value> = rig.redis.command(&["ACL", "LOG"])?;
     let other = denied.iter().map(|entry| format!("{entry:?}")).find(|entry| !entry.contains("info"));
     ensure!(other.is_none(), "the rule in the documentation is too narrow: {other:?}");
+    Ok(())
+}
+
+async fn no_scripts(env: Env) -> anyhow::Result<()> {
+    let mut rig = Rig::new(&env, 1, fail_first(1, 503)).await?.with_redis(RedisServer::start()?);
+    rig.config.redis.failure_policy = FailurePolicy::Closed;
+    rig.config.delivery.backoff.max = crds::Duration::from_millis(20);
+    rig.redis.command::<()>(&["ACL", "SETUSER", "default", "-eval", "-evalsha"])?;
+    let published = rig.publish(vec![Raw::event("a"), Raw::event("b")]).await?;
+    let sidecar = rig.start().await?;
+    let status = sidecar
+        .wait_for("scripts are missed", SOON, |status| {
+            let found = condition(status, "Protected");
+            found.is_some_and(|c| !c.status && c.message.contains("needs EVAL and EVALSHA"))
+        })
+        .await;
+    ensure!(!status.ready && rig.app.requests() == 0, "{status:?}");
+    rig.redis.command::<()>(&["ACL", "SETUSER", "default", "+eval", "+evalsha"])?;
+    rig.settled().await?;
+    rig.app.ledger().check(&published).assert_each_once();
     Ok(())
 }
 

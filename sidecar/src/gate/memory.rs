@@ -137,9 +137,9 @@ impl WriteBack {
         }
     }
 
-    /// It could not be written: it stays first in the queue.
+    /// It could not be written: it waits behind the others, which may lie on another node.
     pub fn failed(&mut self, unwritten: Unwritten) {
-        self.queue.push_front(unwritten);
+        self.queue.push_back(unwritten);
     }
 
     /// Does this event wait to be written? Then it is done. Gives its fingerprint.
@@ -217,6 +217,16 @@ mod tests {
         assert_eq!(queue.take(10, at(1)), taken);
         queue.written(&taken[0]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_written_holds_up_no_other() {
+        let mut queue = WriteBack::new(10);
+        queue.push(unwritten(1));
+        queue.push(unwritten(2));
+        let stuck = queue.take(1, at(1));
+        queue.failed(stuck[0].clone());
+        assert_eq!(queue.take(1, at(1)), [unwritten(2)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{Terms, Ticket};
 use crate::claim::{Key, SessionId};
 use crate::clock::Time;
 use crate::event_id::Fingerprint;
+use crate::store::Op;
 
 /// Somebody who wants an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +72,14 @@ pub enum State {
         /// How often the store was told in vain.
         tries: u32,
     },
-    /// A release is on its way.
+    /// A release is on its way, or about to be repeated.
     Releasing {
         /// The session of the claim.
         session: SessionId,
+        /// What is asked of the store.
+        op: Op,
+        /// How often the store surely did not take it.
+        tries: u32,
     },
 }
 

@@ -42,6 +42,8 @@ struct Rig {
     now: Time,
     store: HashMap<String, Bytes>,
     wrong_type: HashSet<String>,
+    /// The server refuses these.
+    refuses: fn(&Op) -> bool,
     /// Every operation that was asked for.
     asked: Vec<Op>,
     verdicts: Vec<Verdict>,
@@ -68,7 +70,7 @@ impl Rig {
         let now = Time::at(Duration::from_secs(1_000));
         let (store, wrong_type) = (HashMap::new(), HashSet::new());
         let gate = Gate::new(config, inherited.to_vec(), fresh, now);
-        Self { gate, now, store, wrong_type, asked: Vec::new(), verdicts: Vec::new() }
+        Self { gate, now, store, wrong_type, refuses: |_| false, asked: Vec::new(), verdicts: Vec::new() }
     }
 
     /// With session 1 open.
@@ -83,6 +85,9 @@ impl Rig {
 
     fn apply(&mut self, op: &Op) -> Answer {
         let key = op.key().to_string();
+        if (self.refuses)(op) {
+            return Err(StoreError::Refused("NOPERM".into()));
+        }
         if self.wrong_type.contains(&key) && !matches!(op, Op::Set { .. } | Op::Delete { .. } | Op::Exists { .. }) {
             return Err(StoreError::WrongType(op.key().clone()));
         }
@@ -185,6 +190,15 @@ impl Rig {
 
     fn pass(&mut self, millis: u64) {
         self.now = self.now + Duration::from_millis(millis);
+    }
+
+    /// Lives so long with the store as it is.
+    fn live(&mut self, millis: u64) {
+        for _ in 0..millis / 10 {
+            self.pass(10);
+            let ops = self.sent();
+            self.reply(ops);
+        }
     }
 
     /// Renews the session on the way.

@@ -54,6 +54,26 @@ pub enum Token {
     Session(Demand),
 }
 
+/// What failed last and was not answered since. An answer to something else says nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Suspect {
+    /// The key: in a cluster its node may be away, and no other.
+    pub(super) key: Arc<str>,
+    /// What was asked: a server may refuse scripts, or questions, and nothing else.
+    pub(super) kind: Kind,
+}
+
+/// What a user may be forbidden by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A plain write.
+    Plain,
+    /// A script.
+    Script,
+    /// Whether a key exists.
+    Question,
+}
+
 /// What the gate tells the pipeline.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -46,6 +46,44 @@ fn nothing_is_claimed_again_before_its_release_is_confirmed() {
 }
 
 #[test]
+fn a_refused_release_is_repeated_and_voids_no_other_claim() {
+    for error in [StoreError::Refused("OOM".into()), StoreError::NotSent("refused".into())] {
+        let mut rig = Rig::open(FailurePolicy::Open);
+        rig.request(1, 1);
+        rig.request(2, 2);
+        rig.settle_down();
+        let failed = rig.started(1).claim;
+        rig.release(failed, true, Some(rig.now));
+        let release = rig.sent();
+        rig.answer(release.into_iter().map(|(token, _)| (token, Err(error.clone()))).collect());
+        assert_eq!(rig.gate.session(rig.now), Some(session(1)), "it surely was not applied: {error:?}");
+        assert!(rig.sent().is_empty(), "not at once");
+        assert_eq!(rig.gate.stance(1, &key(1)), Stance::BackingOff);
+        rig.pass(60);
+        rig.settle_down();
+        let claim = rig.granted(1).unwrap();
+        assert_eq!((claim.session(), claim.attempt()), (Some(session(1)), 2));
+        assert_eq!(rig.started(2).claim.session(), Some(session(1)));
+    }
+}
+
+#[test]
+fn a_refused_release_that_nobody_waits_for_is_repeated_too() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let failed = rig.started(1).claim;
+    rig.release(failed, true, None);
+    let release = rig.sent();
+    rig.answer(release.into_iter().map(|(token, _)| (token, Err(StoreError::Refused("OOM".into())))).collect());
+    assert!(!rig.gate.is_idle());
+    rig.pass(60);
+    rig.settle_down();
+    assert_eq!(rig.stored(1), Some(&released_value(1)));
+    assert!(rig.gate.is_idle());
+}
+
+#[test]
 fn that_it_may_have_happened_outlives_the_claim() {
     let mut rig = Rig::open(FailurePolicy::Open);
     rig.request(1, 1);
