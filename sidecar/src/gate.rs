@@ -343,6 +343,11 @@ impl Gate {
         std::mem::take(&mut self.ops)
     }
 
+    /// Those of them that keep sessions alive, which must not wait for round trips under way.
+    pub fn take_session_ops(&mut self) -> Vec<(Token, Op)> {
+        self.ops.extract_if(.., |(token, _)| matches!(token, Token::Session(_))).collect()
+    }
+
     /// The sessions that a successor has to end, where that has changed: to be written down before the operations are sent.
     pub fn take_save(&mut self) -> Option<Vec<SessionId>> {
         self.save.take()
