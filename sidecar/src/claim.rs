@@ -222,7 +222,7 @@ fn parse_fingerprint(hex: &str) -> Option<Fingerprint> {
 pub fn done_value(fingerprint: Option<Fingerprint>) -> Bytes {
     match fingerprint {
         None => Bytes::from_static(b"1"),
-        Some(Fingerprint(bytes)) => format!("1:{:08x}", u32::from_be_bytes(bytes)).into(),
+        Some(fingerprint) => format!("1:{fingerprint}").into(),
     }
 }
 
