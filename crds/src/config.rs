@@ -1,4 +1,4 @@
-//! Decides what the sidecar can be told: its configuration file, field by field. Pure: serde and schemars only.
+//! Decides what the sidecar can be told: its configuration file, field by field, and what would be refused. Pure.
 //!
 //! The file is strict (an unknown field is an error) and versioned. Secrets never stand in it: it names files that hold them.
 
@@ -9,6 +9,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
+
+pub mod kafka_properties;
+mod problem;
+pub mod redis_url;
+mod validate;
+
+pub use problem::{Problem, Problems, example};
+pub use validate::validate;
 
 /// The version of the file's format that this code reads and writes.
 pub const VERSION: u32 = 1;
@@ -43,6 +51,10 @@ pub struct SidecarConfig {
     /// Stops the flow and keeps everything else as it is.
     #[serde(default)]
     pub paused: bool,
+    /// File that says `true` or `false`: stops and resumes the flow while the sidecar runs; an absolute path. Read every second;
+    /// while there is no such file `paused` counts, and anything else in it changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_file: Option<PathBuf>,
     /// The lives of sidecars, by which a dead one's claims are told.
     #[serde(default)]
     pub session: SessionConfig,

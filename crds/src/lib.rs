@@ -3,6 +3,8 @@
 pub mod config;
 mod duration;
 pub mod generate;
+mod secret;
 pub mod status;
 
 pub use duration::{Duration, ParseDurationError};
+pub use secret::Secret;

@@ -37,6 +37,7 @@ mod ending;
 mod publish;
 mod sessions_file;
 mod watch_app;
+mod watch_pause;
 
 use ending::Ending;
 use publish::Publisher;
@@ -114,6 +115,7 @@ pub(crate) enum Input {
     Store(Vec<(Token, Result<Reply, StoreError>)>),
     Delivered { id: usize, outcomes: Vec<Outcome> },
     Copied { id: usize, result: Result<(), ProduceError> },
+    Paused(bool),
     AppAccepts,
     AppTrouble(String),
     Eviction(Option<String>),
@@ -166,7 +168,12 @@ impl Service {
         let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
         let now = Time::now();
         let gate = Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
-        let pipeline = Pipeline::new(PipelineConfig::from(config), gate, SmallRng::from_rng(&mut rand::rng()), now);
+        let (inbox, inputs) = mpsc::unbounded_channel();
+        let pipeline_config = PipelineConfig {
+            paused: watch_pause::start(config.paused_file.clone(), config.paused, inbox.clone()),
+            ..PipelineConfig::from(config)
+        };
+        let pipeline = Pipeline::new(pipeline_config, gate, SmallRng::from_rng(&mut rand::rng()), now);
         let (events, kafka) = mpsc::unbounded_channel();
         let buffer = &config.delivery.buffer;
         let limits = Limits { max_records: buffer.max_records, max_bytes: buffer.max_bytes };
@@ -177,7 +184,6 @@ impl Service {
         let producer = Producer::new(settings.kafka.clone());
         let metrics = Metrics::new(&config.topics);
         let (publisher, status) = Publisher::new(metrics.clone());
-        let (inbox, inputs) = mpsc::unbounded_channel();
         let (commander, commands) = mpsc::channel(16);
         let heartbeat = Arc::new(AtomicU64::new(millis(now)));
         let admin = Admin {
@@ -294,6 +300,7 @@ impl Service {
             }
             Input::Delivered { id, outcomes } => self.pipeline.delivered(id, outcomes, now),
             Input::Copied { id, result } => self.pipeline.copied(id, result, now),
+            Input::Paused(paused) => self.pipeline.pause(paused, now),
             Input::AppAccepts => self.pipeline.app_accepts(now),
             Input::AppTrouble(trouble) => self.pipeline.app_unreachable(&trouble, now),
             Input::Eviction(danger) => self.pipeline.eviction(danger),

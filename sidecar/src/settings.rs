@@ -1,22 +1,17 @@
 //! Decides what the sidecar runs with: file, environment and mounted Secrets in, checked settings out. Reads files, binds no port.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crds::config::{ClaimCommand, SaslMechanism, SidecarConfig, Topology};
+use crds::config::{ClaimCommand, Problem, Problems, SaslMechanism, SidecarConfig, Topology, redis_url};
 
 mod files;
-pub mod kafka_properties;
-mod problem;
+mod kafka_properties;
 mod read;
-mod redis_url;
-mod validate;
 
-pub use problem::Problem;
-use problem::Problems;
+pub use crds::Secret;
 
 /// Environment variable that takes the place of `delivery.socket`: the app reads the same one.
 pub const SOCKET_VARIABLE: &str = "IDEMPOTENCY_SOCKET";
@@ -42,30 +37,6 @@ impl Strings for Environment {
 impl Strings for HashMap<&str, &str> {
     fn get(&self, name: &str) -> Option<String> {
         HashMap::get(self, name).map(|&text| text.to_owned())
-    }
-}
-
-/// A value that never reaches a log, a metric or an error.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a value.
-    #[must_use]
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself, for the one place that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
     }
 }
 
@@ -177,7 +148,7 @@ pub fn load(source: &impl Strings, path: &Path) -> Result<Settings, SettingsErro
             config.delivery.socket = socket.into();
         }
         let mut problems = Problems::default();
-        validate::validate(&config, &mut problems);
+        crds::config::validate(&config, &kafka_properties::check, &mut problems);
         let settings = complete(config, &mut problems);
         // A field that was mended to look at the rest has been told already.
         let mended = |field: &str| {
@@ -220,7 +191,7 @@ fn redis_settings(config: &SidecarConfig, problems: &mut Problems) -> Option<Red
             let list = files::secret("redis.urlFile", file, problems)?;
             match redis_url::parse(list.expose(), redis.topology) {
                 Ok(urls) => {
-                    validate::agree("the URL in redis.urlFile", &urls, redis, problems);
+                    urls.agree("the URL in redis.urlFile", redis, problems);
                     urls.urls
                 }
                 Err(wrong) => {

@@ -58,6 +58,7 @@ const CALM: Plan = Plan {
         flush: false,
         scripts: false,
         weekend: false,
+        pause: false,
     },
     reject: false,
     copy: false,
@@ -148,6 +149,18 @@ fn drains_and_graceful_ends_lose_and_repeat_nothing() {
     }
     let faults = Faults { drain: true, restart: true, outage: true, ..EVERYTHING };
     simulate(Plan { sidecars: 3, faults, ..CALM });
+}
+
+#[test]
+fn pauses_lose_and_repeat_nothing() {
+    for (ordering, batch) in
+        [(Ordering::Partition, 1), (Ordering::Partition, 8), (Ordering::Key, 1), (Ordering::Unordered, 8)]
+    {
+        let faults = Faults { pause: true, rebalance: true, ..CALM.faults };
+        let seen = simulate(Plan { sidecars: 3, ordering, batch, faults, ..CALM });
+        reached(&[seen.paused]);
+    }
+    simulate(Plan { sidecars: 3, faults: Faults { pause: true, drain: true, restart: true, ..EVERYTHING }, ..CALM });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Shows what a drain, a pause and an end do to events under way, and what the admin endpoint says meanwhile. I/O.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -37,6 +38,7 @@ pub(crate) fn tests() -> Vec<Trial> {
             "drain::a_paused_consumer_delivers_nothing_and_shows_its_lag",
             a_paused_consumer_delivers_nothing_and_shows_its_lag,
         ),
+        trial("drain::a_file_stops_and_resumes_a_running_consumer", a_file_stops_and_resumes_a_running_consumer),
         trial("drain::the_admin_endpoint_is_right_at_every_stage", the_admin_endpoint_is_right_at_every_stage),
     ]
 }
@@ -210,6 +212,69 @@ async fn a_paused_consumer_delivers_nothing_and_shows_its_lag(env: Env) -> anyho
     flow.config.paused = false;
     let _sidecar = flow.sidecar("sidecar").await?;
     flow.settled_each_once().await;
+    Ok(())
+}
+
+async fn a_file_stops_and_resumes_a_running_consumer(env: Env) -> anyhow::Result<()> {
+    let turnstile = Turnstile::default();
+    let mut flow = Flow::new(env, 2, turnstile.complete()).await?;
+    let volume = flow.env.dir().join("flow");
+    std::fs::create_dir(&volume)?;
+    std::os::unix::fs::symlink("..data/paused", volume.join("paused"))?;
+    mount(&volume, "true")?;
+    flow.config.paused_file = Some(volume.join("paused"));
+    flow.publish_unique(60).await?;
+    let mut sidecar = flow.sidecar("sidecar").await?;
+    let published = flow.published.records() as i64;
+    let shown = |status: &SidecarStatus| lag(status) == Some(published) && status.paused && status.ready;
+    sidecar.wait_for("it is paused from the beginning, and ready", SOON, shown).await;
+    for round in 0..3 {
+        let before = flow.app.requests();
+        mount(&volume, "false\n")?;
+        eventually("both partitions have a request under way", SOON, async || {
+            equal(&flow.app.requests(), &(before + 2))
+        })
+        .await;
+        sidecar.wait_for("it is not paused", SOON, |status| !status.paused).await;
+        mount(&volume, if round == 0 { "true" } else { "true\n" })?;
+        sidecar.wait_for("it is paused", SOON, |status| status.paused).await;
+        turnstile.let_through(2);
+        let settled = before as i64 + 2;
+        eventually("what was under way is committed", SOON, async || {
+            let committed = flow.offsets.committed(&flow.topic).await?;
+            ensure!(committed.values().sum::<i64>() == settled, "{committed:?}");
+            Ok(())
+        })
+        .await;
+        // What can't be understood changes nothing.
+        mount(&volume, "maybe")?;
+        always("nothing else is delivered", Duration::from_secs(2), async || {
+            equal(&flow.app.requests(), &(before + 2))
+        })
+        .await;
+        let kept = |status: &SidecarStatus| status.paused && status.joined && status.partitions.len() == 2;
+        sidecar.wait_for("it keeps its partitions", SOON, kept).await;
+    }
+    ensure!(sidecar.log().matches("says neither").count() >= 3, "it does not say what is wrong with the file");
+    turnstile.open();
+    flow.publish(60).await?;
+    // Without the file `paused` counts again, which is false.
+    std::fs::remove_file(volume.join("..data"))?;
+    flow.settled_each_once().await;
+    let report = flow.app.ledger();
+    ensure!(report.effects().iter().all(|effect| effect.attempt == 1), "a pause is no failed delivery");
+    let ended = how(sidecar.terminate(SOON).await?);
+    ensure!(ended == "exit code 0", "{ended}");
+    Ok(())
+}
+
+/// Puts a file `paused` with that text into a folder as the kubelet does for a ConfigMap: behind a link that is replaced at once.
+fn mount(volume: &Path, text: &str) -> anyhow::Result<()> {
+    let fresh = tempfile::tempdir_in(volume)?.keep();
+    std::fs::write(fresh.join("paused"), text)?;
+    let link = fresh.with_extension("link");
+    std::os::unix::fs::symlink(fresh.file_name().context("a name")?, &link)?;
+    std::fs::rename(link, volume.join("..data"))?;
     Ok(())
 }
 

@@ -22,8 +22,8 @@ redis: {url: \"redis://redis:6379\"}
 ```
 
 A duration is a number and a unit (`h`, `m`, `s`, `ms`), one or more times: `24h`, `1h30m`, `250ms`. Secrets never stand in
-the file: a field whose name ends in `File` names a file, as Kubernetes mounts a Secret; a line end after the value in it is
-not part of the value.
+the file: a field whose name ends in `File` names a file, as Kubernetes mounts a Secret (and for `pausedFile` a ConfigMap); a
+line end after the value in it is not part of the value.
 
 Two environment variables count: `IDEMPOTENCY_SOCKET` takes the place of `delivery.socket` (the app reads the same one), and
 `IDEMPOTENCY_LOG` filters the log (`info` when it is not set; for example `info,sidecar::gate=debug`).

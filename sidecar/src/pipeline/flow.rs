@@ -6,7 +6,7 @@ use crate::clock::Time;
 /// Whether deliveries may start, and why not.
 #[derive(Debug)]
 pub(super) struct Flow {
-    /// `spec.paused`.
+    /// Asked for by the configuration, or by the file that it names.
     paused: bool,
     /// The app accepts connections.
     app: App,
@@ -123,6 +123,20 @@ impl Pipeline {
             Drain::No => Drain::Draining { deadline, for_good },
         };
         self.withdraw_all(now);
+    }
+
+    /// Stops the flow, or lets it go on. What is under way settles and is committed; partitions are kept, claims are not.
+    pub fn pause(&mut self, paused: bool, now: Time) {
+        if paused == self.flow.paused {
+            return;
+        }
+        self.follow_verdicts(now);
+        self.flow.paused = paused;
+        if paused {
+            self.withdraw_all(now);
+        } else {
+            self.resume(now);
+        }
     }
 
     pub(super) fn watch_flow(&mut self, now: Time) {

@@ -392,6 +392,81 @@ fn a_drain_tells_whether_kafka_has_taken_the_offsets() {
 }
 
 #[test]
+fn a_pause_ends_what_is_under_way_and_holds_nothing_else() {
+    for ordering in [Ordering::Partition, Ordering::Key, Ordering::Unordered] {
+        let mut rig = Rig::new(|config| (config.ordering, config.concurrency) = (ordering, 1));
+        rig.assign(&[0]);
+        rig.arrive(0, 0, &[1, 2, 3, 4]);
+        let first = rig.request(&[1]);
+        rig.pipeline.pause(true, rig.now);
+        rig.settle_down();
+        assert_eq!(rig.claims().len(), 1, "{ordering:?}: only what is under delivery is held: {:?}", rig.claims());
+        rig.answer(&first, vec![Outcome::Completed]);
+        let committed = |rig: &Rig, upto: i64| {
+            let commits = |effect: &Effect| matches!(effect, Effect::Commit(all) if all[0].offset == upto);
+            rig.others.iter().any(commits)
+        };
+        assert!(committed(&rig, 1), "{ordering:?}");
+        // What comes meanwhile waits too.
+        rig.arrive(0, 4, &[5]);
+        rig.pipeline.pause(true, rig.now);
+        rig.pass(120_000);
+        assert!(rig.requests.is_empty() && rig.claims().is_empty(), "{ordering:?}: {:?}", rig.claims());
+        let leaves = |effect: &Effect| matches!(effect, Effect::Leave | Effect::FinishRevoke { .. });
+        assert!(!rig.others.iter().any(leaves) && rig.pipeline.status(rig.now).partitions.len() == 1, "{ordering:?}");
+        rig.pipeline.pause(false, rig.now);
+        rig.settle_down();
+        let mut delivered: Vec<u8> = Vec::new();
+        while let Some(request) = rig.requests.pop() {
+            assert_eq!(request.attempts, [1]);
+            delivered.extend(&request.events);
+            rig.answer(&request, vec![Outcome::Completed]);
+        }
+        if ordering != Ordering::Partition {
+            delivered.sort_unstable();
+        }
+        assert_eq!(delivered, [2, 3, 4, 5], "{ordering:?}");
+        rig.pass(1_000);
+        assert!(committed(&rig, 5), "{ordering:?}");
+        rig.at_rest();
+    }
+}
+
+#[test]
+fn a_failed_delivery_waits_for_the_end_of_a_pause() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1, 2]);
+    let first = rig.request(&[1]);
+    rig.pipeline.pause(true, rig.now);
+    rig.answer(&first, vec![failed(Reason::Status(500))]);
+    rig.pass(120_000);
+    assert!(rig.requests.is_empty() && rig.claims().is_empty(), "{:?}", rig.claims());
+    rig.pipeline.pause(false, rig.now);
+    rig.settle_down();
+    assert_eq!(rig.request(&[1]).attempts, [2]);
+}
+
+#[test]
+fn a_pause_and_a_drain_each_stop_the_flow_by_themselves() {
+    let mut rig = Rig::new(|config| config.paused = true);
+    rig.assign(&[0]);
+    rig.arrive(0, 0, &[1]);
+    rig.pipeline.drain(false, rig.now);
+    rig.settle_down();
+    rig.pipeline.pause(false, rig.now);
+    rig.settle_down();
+    assert!(rig.requests.is_empty(), "drained");
+    rig.pipeline.pause(true, rig.now);
+    rig.pipeline.app_accepts(rig.now);
+    rig.pass(1_000);
+    assert!(rig.requests.is_empty() && rig.claims().is_empty(), "paused");
+    rig.pipeline.pause(false, rig.now);
+    rig.settle_down();
+    rig.request(&[1]);
+}
+
+#[test]
 fn an_app_that_goes_after_a_drain_is_seen_to_be_down() {
     let mut rig = Rig::new(|_| {});
     rig.assign(&[0]);

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crds::Secret;
+use crds::config::Problems;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
-use super::Secret;
-use super::problem::Problems;
 
 /// Kubernetes keeps a Secret below this; a longer file is another file.
 const MAX_BYTES: u64 = 1 << 20;

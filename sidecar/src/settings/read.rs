@@ -1,11 +1,9 @@
 //! Decides what a configuration file says: YAML (or JSON) in, [`SidecarConfig`] or every mistake with its path out. Pure.
 
-use crds::config::SidecarConfig;
+use crds::config::{Problem, Problems, SidecarConfig, example};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
-
-use super::problem::{Problem, Problems, example};
 
 /// No file has more mistakes than this that are worth telling.
 const MAX_PROBLEMS: usize = 64;

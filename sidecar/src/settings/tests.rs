@@ -202,6 +202,7 @@ fn each_mistake_is_told_by_its_field() {
         ("admin: {bind: 'localhost:9464'}", "admin.bind", "no IP address"),
         ("admin: {drainTokenFile: $DIR/empty}", "admin.drainTokenFile", "is empty"),
         ("stateDir: run", "stateDir", "no absolute path"),
+        ("pausedFile: paused", "pausedFile", "no absolute path"),
     ];
     for (lines, field, wrong) in cases {
         let found = mistakes(lines);
@@ -227,6 +228,7 @@ fn right_values_at_their_bounds_are_taken() {
         "redis: {url: 'redis://r', usernameFile: $DIR/username, passwordFile: $DIR/password}",
         "delivery: {path: '/events?from=kafka', port: 65535, maxAttempts: 1, deadLetterTopic: d}",
         "admin: {bind: '[::]:0'}",
+        "pausedFile: /nowhere/paused",
     ] {
         assert_eq!(mistakes(lines), BTreeMap::new(), "{lines}");
     }
@@ -248,6 +250,16 @@ fn all_mistakes_are_told_at_once() {
         "ttl",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn librdkafkas_refusals_stand_among_the_others() {
+    let kafka = "kafka: {bootstrapServers: k, properties: {acks: '1', fetch.max.byte: '1', group.id: g}}";
+    let error = load(&format!("{}\n{kafka}\ndelivery: {{path: x}}\n", GOOD.replace("kafka: ", "doneValues: []\n# ")));
+    let Err(SettingsError::Invalid { problems, .. }) = error else { panic!("{error:?}") };
+    let told: Vec<_> = problems.iter().map(|p| p.field.trim_start_matches("kafka.")).collect();
+    let properties = ["properties.acks", "properties.fetch.max.byte", "properties.group.id"];
+    assert_eq!(told, [&["bootstrapServers"], &properties[..], &["delivery.path"]].concat());
 }
 
 #[test]

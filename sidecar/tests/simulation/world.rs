@@ -48,6 +48,8 @@ pub(crate) struct Faults {
     pub(crate) scripts: bool,
     /// Every app is down for longer than a claim or a settled event is remembered.
     pub(crate) weekend: bool,
+    /// The flow of single sidecars is stopped for a while.
+    pub(crate) pause: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,7 @@ enum Action {
     End { sidecar: usize, life: u32 },
     Flush,
     Scripts(bool),
+    Pause { sidecar: usize, paused: bool },
 }
 
 struct Sidecar {
@@ -121,6 +124,7 @@ pub(crate) struct Seen {
     pub(crate) joined_again: u64,
     pub(crate) flushed: u64,
     pub(crate) scripts_refused: u64,
+    pub(crate) paused: u64,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -135,6 +139,7 @@ impl std::ops::AddAssign for Seen {
         self.joined_again += more.joined_again;
         self.flushed += more.flushed;
         self.scripts_refused += more.scripts_refused;
+        self.paused += more.paused;
     }
 }
 
@@ -258,6 +263,11 @@ impl World {
             }
             if faults.flush && self.rng.random_bool(0.05) {
                 self.after(at, Action::Flush);
+            }
+            if faults.pause && self.rng.random_bool(0.2) {
+                let (sidecar, long) = (self.rng.random_range(0..self.plan.sidecars), self.rng.random_range(1..20_000));
+                self.after(at, Action::Pause { sidecar, paused: true });
+                self.after(at + long, Action::Pause { sidecar, paused: false });
             }
             if faults.app_down && self.rng.random_bool(0.1) {
                 let (sidecar, long) =
@@ -432,6 +442,7 @@ impl World {
                 self.store = Store::default();
                 self.seen.flushed += 1;
             }
+            Action::Pause { sidecar, paused } => self.pause(sidecar, paused),
             Action::AppDown { sidecar, down } => {
                 self.tell(format!("app {sidecar} down: {down}"));
                 self.app_down[sidecar] = down;
@@ -460,6 +471,9 @@ impl World {
         let saved = found.pipeline.gate().take_save();
         let ops = found.pipeline.gate().take_ops();
         let due = found.pipeline.next_due();
+        if effects.iter().any(|effect| matches!(effect, Effect::Deliver { .. })) && found.pipeline.status(now).paused {
+            self.broken = Some(format!("sidecar {sidecar} delivers while it is paused or drained"));
+        }
         if let Some(saved) = saved {
             self.saved[sidecar] = saved;
         }

@@ -71,6 +71,16 @@ impl World {
         }
     }
 
+    pub(super) fn pause(&mut self, sidecar: usize, paused: bool) {
+        let now = self.now;
+        if let Some(found) = &mut self.sidecars[sidecar] {
+            found.pipeline.pause(paused, now);
+            self.seen.paused += u64::from(paused);
+            self.tell(format!("sidecar {sidecar} is paused: {paused}"));
+            self.settle_down(sidecar);
+        }
+    }
+
     pub(super) fn terminate(&mut self) {
         let (sidecar, now) = (self.rng.random_range(0..self.plan.sidecars), self.now);
         if let Some(found) = self.sidecars[sidecar].as_mut().filter(|found| found.ending.is_none()) {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use crds::config::SidecarConfig;
-use hyper::http::uri::PathAndQuery;
+use http::uri::PathAndQuery;
 
-use super::super::problem::Problems;
-use super::{absolute, between, claim_ttl, show, topic_name, within};
+use super::super::{Problems, SidecarConfig};
+use super::{absolute, between, show, topic_name, within};
 
 /// The kernel's room for the path of a unix socket, with the byte that ends it.
 const SOCKET_PATH: usize = 108;
@@ -69,7 +68,7 @@ fn way(config: &SidecarConfig, problems: &mut Problems) {
 /// No delivery may outlive the claim under which it was started.
 fn timeout(config: &SidecarConfig, problems: &mut Problems) {
     let timeout = config.delivery.timeout.get();
-    let claim = claim_ttl(config);
+    let claim = config.claim_ttl();
     if timeout.is_zero() {
         problems.add("delivery.timeout", "is 0: no app answers in no time");
     } else if timeout > claim / 4 {

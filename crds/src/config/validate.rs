@@ -1,26 +1,42 @@
-//! Decides whether a configuration makes sense: every field by itself, and those that depend on each other. Pure: no I/O.
+//! Decides whether a configuration makes sense: every field by itself, and those that depend on each other. Pure.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crds::config::{EventIdRule, SidecarConfig, VERSION};
-
-use super::kafka_properties;
-use super::problem::Problems;
+use super::{EventIdRule, Problem, Problems, SidecarConfig, VERSION, kafka_properties};
 
 mod delivery;
+mod kafka;
 mod redis;
 
-pub(super) use redis::agree;
-
 /// The longest time that a settled event is remembered.
-pub(super) const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
+const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
 /// No claim lives shorter.
 const MIN_CLAIM_TTL: Duration = Duration::from_secs(3600);
 
-/// Notes everything that is wrong in a configuration, without looking into the files that it names.
-pub(super) fn validate(config: &SidecarConfig, problems: &mut Problems) {
+impl SidecarConfig {
+    /// Everything that is wrong with it, in the words of the sidecar that refuses it.
+    ///
+    /// The files that it names need not be there, and what only librdkafka knows of `kafka.properties` is not looked at.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        validate(self, &|_, _, _| {}, &mut problems);
+        problems.0
+    }
+
+    /// How long the shortest-lived claim lives: max(ttl, 1 h) over `ttl` and `ttlOverrides`.
+    #[must_use]
+    pub fn claim_ttl(&self) -> Duration {
+        let shortest = self.ttl_overrides.values().chain([&self.ttl]).map(|ttl| ttl.get()).min();
+        shortest.unwrap_or_default().max(MIN_CLAIM_TTL)
+    }
+}
+
+/// Notes everything that is wrong in a configuration, without looking into the files that it names. `property` is asked about each
+/// further Kafka property, by name and value, that is not refused by its name: who has librdkafka looks there.
+pub fn validate(config: &SidecarConfig, property: &dyn Fn(&str, &str, &mut Problems), problems: &mut Problems) {
     if config.version != VERSION {
         problems.add("version", format!("is {}, and this sidecar reads {VERSION}", config.version));
     }
@@ -33,16 +49,10 @@ pub(super) fn validate(config: &SidecarConfig, problems: &mut Problems) {
     key_prefix(config, problems);
     done_values(&config.done_values, problems);
     session(config, problems);
-    kafka(config, problems);
+    kafka::validate(&config.kafka, property, problems);
     redis::validate(config, problems);
     delivery::validate(config, problems);
     whole(config, problems);
-}
-
-/// How long the shortest-lived claim lives: max(ttl, 1 h) over `ttl` and `ttlOverrides`.
-fn claim_ttl(config: &SidecarConfig) -> Duration {
-    let shortest = config.ttl_overrides.values().chain([&config.ttl]).map(|ttl| ttl.get()).min();
-    shortest.unwrap_or_default().max(MIN_CLAIM_TTL)
 }
 
 /// A name of at least one and at most 255 characters, none of them a control character.
@@ -230,19 +240,6 @@ fn session(config: &SidecarConfig, problems: &mut Problems) {
     }
 }
 
-fn kafka(config: &SidecarConfig, problems: &mut Problems) {
-    let kafka = &config.kafka;
-    for server in kafka.bootstrap_servers.split(',').map(str::trim) {
-        if let Err(wrong) = kafka_properties::bootstrap_server(server) {
-            problems.add("kafka.bootstrapServers", format!("`{}` {wrong}", server.escape_debug()));
-        }
-    }
-    if let Some(tls) = &kafka.tls {
-        both("kafka.tls", tls.certificate_file.is_some(), tls.key_file.is_some(), problems);
-    }
-    kafka_properties::check(&kafka.properties, problems);
-}
-
 fn whole(config: &SidecarConfig, problems: &mut Problems) {
     if config.admin.bind.parse::<std::net::SocketAddr>().is_err() {
         let wrong = format!("`{}` is no IP address with a port", config.admin.bind.escape_debug());
@@ -256,6 +253,9 @@ fn whole(config: &SidecarConfig, problems: &mut Problems) {
             show(revoke)
         );
         problems.add_like("drainTimeout", wrong, show(revoke / 10));
+    }
+    if let Some(file) = &config.paused_file {
+        absolute("pausedFile", file, problems);
     }
     if let Some(folder) = &config.state_dir {
         absolute("stateDir", folder, problems);
@@ -292,5 +292,8 @@ fn both(parent: &str, certificate: bool, key: bool, problems: &mut Problems) {
 /// A span of time as it is written in the file.
 fn show(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    crds::Duration::from_millis(millis).to_string()
+    crate::Duration::from_millis(millis).to_string()
 }
+
+#[cfg(test)]
+mod tests;

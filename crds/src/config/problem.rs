@@ -20,25 +20,26 @@ impl fmt::Display for Problem {
 }
 
 /// The mistakes found so far, all of which are told at once.
-#[derive(Debug, Default)]
-pub(super) struct Problems(pub(super) Vec<Problem>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// Notes a mistake; the example is the field's usual one.
-    pub(super) fn add(&mut self, field: impl Into<String>, wrong: impl Into<String>) {
+    pub fn add(&mut self, field: impl Into<String>, wrong: impl Into<String>) {
         let field = field.into();
         let example = example(&field).unwrap_or("see docs/reference/sidecar-config.md");
         self.0.push(Problem { wrong: wrong.into(), example: example.to_owned(), field });
     }
 
     /// Notes a mistake, with an example of its own.
-    pub(super) fn add_like(&mut self, field: impl Into<String>, wrong: impl Into<String>, example: impl Into<String>) {
+    pub fn add_like(&mut self, field: impl Into<String>, wrong: impl Into<String>, example: impl Into<String>) {
         self.0.push(Problem { field: field.into(), wrong: wrong.into(), example: example.into() });
     }
 }
 
 /// A right value for the field at `path`, in YAML; every field of the configuration has one (tested against its schema).
-pub(super) fn example(path: &str) -> Option<&'static str> {
+#[must_use]
+pub fn example(path: &str) -> Option<&'static str> {
     let known = match path.split('[').next()? {
         "." => EXAMPLE,
         "version" => "1",
@@ -53,6 +54,7 @@ pub(super) fn example(path: &str) -> Option<&'static str> {
         "keyPrefix" => "\"idempotency:{group}:{topic}:{type}:\"",
         "doneValues" => "[processed]",
         "paused" => "false",
+        "pausedFile" => "/etc/idempotency/flow/paused",
         "session" => "{ttl: 10s}",
         "session.prefix" => "\"idempotency:session:\"",
         "session.ttl" => "10s",
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_field_has_an_example_that_is_yaml() {
-        let (_, schema) = &crds::generate::artifacts()[0];
+        let (_, schema) = &crate::generate::artifacts()[0];
         let schema: Value = serde_json::from_str(schema).unwrap();
         let mut found = Vec::new();
         fields(&schema, &schema, "", &mut found);

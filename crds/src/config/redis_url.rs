@@ -1,24 +1,45 @@
 //! Decides whether a Redis URL is one, and what it asks for. Pure; its messages never repeat the URL, which may hold a password.
 
-use crds::config::Topology;
+use url::Url;
 
-use super::Secret;
+use super::{Problems, RedisConfig, Topology};
+use crate::Secret;
 
 /// What the URLs of one Redis say together.
 #[derive(Clone, Debug)]
-pub(super) struct RedisUrls {
+pub struct RedisUrls {
     /// The URLs, one by one.
-    pub(super) urls: Vec<Secret>,
+    pub urls: Vec<Secret>,
     /// They ask for TLS.
-    pub(super) tls: bool,
+    pub tls: bool,
     /// One of them names a user.
-    pub(super) username: bool,
+    pub username: bool,
     /// One of them holds a password.
-    pub(super) password: bool,
+    pub password: bool,
 }
 
-/// Takes a comma-separated list apart. The error is a sentence without the URL in it.
-pub(super) fn parse(list: &str, topology: Topology) -> Result<RedisUrls, String> {
+impl RedisUrls {
+    /// What they have to do with the fields beside them; `field` says where they come from.
+    pub fn agree(&self, field: &str, redis: &RedisConfig, problems: &mut Problems) {
+        if self.username && redis.username_file.is_some() {
+            problems.add("redis.usernameFile", format!("is set, and {field} names a user: one of the two"));
+        }
+        if self.password && redis.password_file.is_some() {
+            problems.add("redis.passwordFile", format!("is set, and {field} holds a password: one of the two"));
+        }
+        if !self.tls && (redis.ca_file.is_some() || redis.certificate_file.is_some()) {
+            let file = if redis.ca_file.is_some() { "redis.caFile" } else { "redis.certificateFile" };
+            let wrong = format!("is set, and {field} asks for no TLS: a URL that does begins with rediss://");
+            problems.add_like(file, wrong, "\"rediss://redis:6380\" as URL");
+        }
+    }
+}
+
+/// Takes a comma-separated list apart.
+///
+/// # Errors
+/// A sentence without the URL in it, which goes on where the text that names the field ends.
+pub fn parse(list: &str, topology: Topology) -> Result<RedisUrls, String> {
     let mut parsed = Vec::new();
     for (index, text) in list.split(',').map(str::trim).enumerate() {
         let which = if list.contains(',') { format!("URL {} of the list ", index + 1) } else { String::new() };
@@ -59,8 +80,8 @@ fn one(text: &str) -> Result<One, String> {
     if !text.starts_with("redis://") && !text.starts_with("rediss://") {
         return Err("begins with neither redis:// nor rediss:// (TLS)".to_owned());
     }
-    let url = redis::parse_redis_url(text)
-        .ok_or("is no URL: check host and port, and percent-encode special characters of user and password")?;
+    let url = Url::parse(text)
+        .map_err(|_| "is no URL: check host and port, and percent-encode special characters of user and password")?;
     if url.host_str().is_none_or(str::is_empty) {
         return Err("names no host".to_owned());
     }

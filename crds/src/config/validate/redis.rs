@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crds::config::{RedisConfig, SidecarConfig, Topology};
-
-use super::super::problem::Problems;
-use super::super::redis_url::{self, RedisUrls};
+use super::super::{Problems, RedisConfig, SidecarConfig, Topology, redis_url};
 use super::{both, within, words};
 
 pub(super) fn validate(config: &SidecarConfig, problems: &mut Problems) {
@@ -46,22 +43,7 @@ fn inline(url: &str, redis: &RedisConfig, problems: &mut Problems) {
             "holds a password: put it into a Secret, and name its file in redis.urlFile or redis.passwordFile",
             "{url: \"redis://redis:6379\", passwordFile: /etc/idempotency/redis/password}",
         ),
-        Ok(urls) => agree("redis.url", &urls, redis, problems),
-    }
-}
-
-/// What a URL, from wherever it comes, has to do with the fields beside it.
-pub(in crate::settings) fn agree(field: &str, urls: &RedisUrls, redis: &RedisConfig, problems: &mut Problems) {
-    if urls.username && redis.username_file.is_some() {
-        problems.add("redis.usernameFile", format!("is set, and {field} names a user: one of the two"));
-    }
-    if urls.password && redis.password_file.is_some() {
-        problems.add("redis.passwordFile", format!("is set, and {field} holds a password: one of the two"));
-    }
-    if !urls.tls && (redis.ca_file.is_some() || redis.certificate_file.is_some()) {
-        let file = if redis.ca_file.is_some() { "redis.caFile" } else { "redis.certificateFile" };
-        let wrong = format!("is set, and {field} asks for no TLS: a URL that does begins with rediss://");
-        problems.add_like(file, wrong, "\"rediss://redis:6380\" as URL");
+        Ok(urls) => urls.agree("redis.url", redis, problems),
     }
 }
 
