@@ -11,13 +11,13 @@ mod reference;
 #[must_use]
 pub fn artifacts() -> Vec<(&'static str, String)> {
     let schema = sidecar_config_schema();
-    let mut artifacts = vec![
+    let artifacts = [
         ("docs/reference/sidecar-config.schema.json", format!("{schema:#}\n")),
         ("docs/reference/sidecar-config.md", reference::page(reference::SIDECAR_CONFIG, &schema)),
     ];
     #[cfg(feature = "crd")]
-    artifacts.extend(resource::artifacts());
-    artifacts
+    let artifacts = artifacts.into_iter().chain(resource::artifacts());
+    Vec::from_iter(artifacts)
 }
 
 fn sidecar_config_schema() -> Value {

@@ -73,7 +73,7 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 /// The longest event type that stands in a key as it is, in bytes.
-pub const LONGEST_TYPE: usize = 256;
+pub(crate) const LONGEST_TYPE: usize = 256;
 
 /// A rendered key prefix: what the keys of one topic and one event type begin with.
 #[derive(Clone, Debug)]
@@ -83,16 +83,20 @@ pub struct KeyPrefix {
 }
 
 impl KeyPrefix {
-    /// Fills the template's `{group}`, `{topic}` and `{type}`. A type is a record's own word: a very long one stands as its hash.
-    /// Colons, which part them, stand for themselves in none, or two groups could come to share keys.
+    /// Fills the template's `{group}`, `{topic}` and `{type}`.
+    ///
+    /// A type is a record's own word, and a group may hold a `:` too. So that under a template which names all three no two
+    /// different triples ever come to one text, a value is escaped, and its end is told by what follows: `:`, `%` and the
+    /// character with which the template goes on stand as `%` and two hex digits for each byte; where the template goes on with
+    /// another value or a `%`, a `:` is put between. A very long type stands as `%%` and its hash.
     #[must_use]
     pub fn render(template: &str, group: &str, topic: &str, event_type: &str) -> Self {
         let hashed;
-        let event_type = if event_type.len() > LONGEST_TYPE {
+        let (event_type, long) = if event_type.len() > LONGEST_TYPE {
             hashed = EventId(Sha256::digest(event_type.as_bytes()).into()).to_hex();
-            &*hashed
+            (&*hashed, true)
         } else {
-            event_type
+            (event_type, false)
         };
         let mut text = String::with_capacity(template.len() + group.len() + topic.len() + event_type.len());
         let mut rest = template;
@@ -100,12 +104,19 @@ impl KeyPrefix {
         while let Some(open) = rest.find('{') {
             let (before, from) = rest.split_at(open);
             text.push_str(before);
-            let filled = [("{group}", group), ("{topic}", topic), ("{type}", event_type)]
+            let filled = [("{group}", group), ("{topic}", topic), (TYPE, event_type)]
                 .iter()
-                .find_map(|(name, value)| from.strip_prefix(name).map(|after| (*value, after)));
+                .find_map(|(name, value)| from.strip_prefix(name).map(|after| (*name, *value, after)));
             match filled {
-                Some((value, after)) => {
-                    text.push_str(&value.replace('%', "%25").replace(':', "%3A"));
+                Some((name, value, after)) => {
+                    let end = end_of_value(after);
+                    if long && name == TYPE {
+                        text.push_str("%%");
+                    }
+                    push_escaped(&mut text, value, end);
+                    if end == Some(':') && !after.starts_with(':') {
+                        text.push(':');
+                    }
                     rest = after;
                 }
                 None => {
@@ -126,6 +137,26 @@ impl KeyPrefix {
         text.push_str(&self.text);
         text.push_str(&id.to_hex());
         Key { text: text.into(), digest: self.digest ^ first_16(&id.0) }
+    }
+}
+
+const TYPE: &str = "{type}";
+
+/// What ends a value before which the template goes on like this; nothing where the event's hash follows, whose length is known.
+fn end_of_value(after: &str) -> Option<char> {
+    let another_value = ["{group}", "{topic}", TYPE].iter().any(|name| after.starts_with(name));
+    after.chars().next().map(|next| if another_value || next == '%' { ':' } else { next })
+}
+
+fn push_escaped(text: &mut String, value: &str, end: Option<char>) {
+    for character in value.chars() {
+        if character == '%' || character == ':' || Some(character) == end {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                text.push_str(&format!("%{byte:02X}"));
+            }
+        } else {
+            text.push(character);
+        }
     }
 }
 
@@ -191,7 +222,7 @@ fn parse_fingerprint(hex: &str) -> Option<Fingerprint> {
 pub fn done_value(fingerprint: Option<Fingerprint>) -> Bytes {
     match fingerprint {
         None => Bytes::from_static(b"1"),
-        Some(Fingerprint(bytes)) => format!("1:{:08x}", u32::from_be_bytes(bytes)).into(),
+        Some(fingerprint) => format!("1:{fingerprint}").into(),
     }
 }
 
@@ -348,9 +379,16 @@ pub enum Settlement {
     },
 }
 
+/// The store operation by which a claim lives on; none for a claim that no store knows.
+#[must_use]
+pub fn keep(claim: &Claim, ttl: Duration) -> Option<Op> {
+    let value = claim_value(claim.session?, claim.attempt);
+    Some(Op::CompareAndSet { key: claim.key.text.clone(), expect: value.clone(), value, ttl })
+}
+
 /// The store operation that ends a claim; none for the release of a claim that no store knows.
 #[must_use]
-pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, claim_ttl: Duration) -> Option<Op> {
+pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, released_ttl: Duration) -> Option<Op> {
     let Claim { key, session, attempt, .. } = claim;
     let key = key.text;
     let sent = match settlement {
@@ -361,7 +399,7 @@ pub fn settle(claim: Claim, settlement: Settlement, ttl: Duration, claim_ttl: Du
     // A request that never left is taken back from the count, so that a first delivery stays attempt 1.
     Some(match if sent { attempt } else { attempt.saturating_sub(1) } {
         0 => Op::CompareAndDelete { key, expect },
-        reached => Op::CompareAndSet { key, expect, value: released_value(reached), ttl: claim_ttl },
+        reached => Op::CompareAndSet { key, expect, value: released_value(reached), ttl: released_ttl },
     })
 }
 

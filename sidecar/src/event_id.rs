@@ -139,8 +139,10 @@ pub struct CloudEvent {
 /// What an event id is the hash of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis<'a> {
-    /// Canonical JSON: the envelope's `data`, or the fields that the rule names.
+    /// Canonical JSON: the envelope's `data`.
     Canonical(&'a [u8]),
+    /// Canonical JSON: the fields that the rule names.
+    Fields(&'a [u8]),
     /// A record header.
     Header {
         /// The header's name.
@@ -157,15 +159,19 @@ pub enum Basis<'a> {
 impl Basis<'_> {
     /// The event id.
     ///
-    /// A header and a place are hashed behind a tag and with their lengths, so that no other kind of content can have the
-    /// same bytes: `idempotent-consumer/header`, a zero byte, the name's length (4 bytes, big-endian), name, value; and
-    /// `idempotent-consumer/place`, a zero byte, the topic's length (4 bytes), topic, partition (4), offset (8), then 1 and
+    /// Fields, a header and a place are hashed behind a tag, so that no other kind of content can have the same bytes:
+    /// `idempotent-consumer/fields`, a zero byte, the canonical object of pointers and values; `idempotent-consumer/header`, a
+    /// zero byte, the name's length (4 bytes, big-endian), name, value; and `idempotent-consumer/place`, a zero byte, the topic's length (4 bytes), topic, partition (4), offset (8), then 1 and
     /// the timestamp (8), or nine zero bytes without one.
     #[must_use]
     pub fn id(&self, record: &Record) -> EventId {
         let mut hash = Sha256::new();
         match self {
             Self::Canonical(bytes) | Self::Raw(bytes) => hash.update(bytes),
+            Self::Fields(bytes) => {
+                hash.update(b"idempotent-consumer/fields\0");
+                hash.update(bytes);
+            }
             Self::Header { name, value } => {
                 hash.update(b"idempotent-consumer/header\0");
                 update_sized(&mut hash, name);
@@ -187,7 +193,8 @@ impl Basis<'_> {
     #[must_use]
     pub fn is_fallback(&self, rule: &EventIdRule) -> bool {
         match rule {
-            EventIdRule::Data | EventIdRule::Fields { .. } => !matches!(self, Self::Canonical(_)),
+            EventIdRule::Data => !matches!(self, Self::Canonical(_)),
+            EventIdRule::Fields { .. } => !matches!(self, Self::Fields(_)),
             EventIdRule::Header { .. } => !matches!(self, Self::Header { .. }),
             EventIdRule::Record => !matches!(self, Self::Raw(_)),
         }
@@ -287,7 +294,7 @@ fn hashed_fields<'a>(document: Document<'a>, fields: &[String], buffer: &'a mut 
         document.write(span, buffer);
     }
     buffer.push(b'}');
-    Some(Basis::Canonical(buffer))
+    Some(Basis::Fields(buffer))
 }
 
 /// Event types seen, so that a topic's few types are not allocated for every record.

@@ -2,7 +2,7 @@
 //! operations and takes their answers; [`crate::pipeline`] decides the order of deliveries.
 //!
 //! Every key that anybody in this sidecar wants has a [slot](slot::Slot): one owner, and waiters behind. A slot has at most
-//! one store operation on its way, and is dropped only when it has none.
+//! one store operation on its way that moves it, and is dropped only when it has none.
 //!
 //! # Guarantees
 //! - At most one [`Claim`] for a key exists in this sidecar (*reserve*).
@@ -39,7 +39,8 @@ mod words;
 use breaker::Breaker;
 use memory::{RecentIds, WriteBack};
 use slot::{Asker, Slot, State};
-pub use words::{GateCounts, Gated, Stance, Started, Token, Unusable, Verdict, protection};
+pub use words::{GateCounts, Gated, HeldEvent, Past, Stance, Started, Token, Unusable, Verdict, Wanted, protection};
+use words::{Kind, Suspect};
 
 /// Who asks for an event: the pipeline's own number for a record under way.
 pub type Ticket = usize;
@@ -75,23 +76,22 @@ pub struct Terms {
     pub ttl: Duration,
     /// TTL of a claim.
     pub claim_ttl: Duration,
+    /// TTL of a release: how long it is known that the event may have had its effect.
+    pub released_ttl: Duration,
 }
+
+/// A claim lives at least so long.
+const CLAIMED_FOR: Duration = Duration::from_secs(3_600);
+
+/// A release is remembered at least so long: it holds nobody up, and an app may be down, or paused, over a weekend.
+const RELEASED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
 impl Terms {
-    /// Terms for an event that is remembered so long. A claim lives at least an hour.
+    /// Terms for an event that is remembered so long.
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
-        Self { ttl, claim_ttl: ttl.max(Duration::from_secs(3_600)) }
+        Self { ttl, claim_ttl: ttl.max(CLAIMED_FOR), released_ttl: ttl.max(RELEASED_FOR) }
     }
-}
-
-/// What became of an event here before it was withdrawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Past {
-    /// The highest attempt under which a request may have left.
-    pub attempt: u32,
-    /// It is not claimed again before.
-    pub not_before: Time,
 }
 
 /// The gate of one sidecar.
@@ -120,11 +120,12 @@ pub struct Gate {
     verdicts: VecDeque<Verdict>,
     /// The store has lost data; until one TTL has passed, duplicates may come through.
     data_lost: Option<(Time, Time)>,
-    /// The last keys that could not be used, for the condition.
+    /// A key that could not be used, for the condition.
     unusable: Option<Unusable>,
     counts: GateCounts,
     /// A word on the last store error, for the condition.
     last_error: Option<String>,
+    suspect: Option<Suspect>,
     away_since: Option<Time>,
 }
 
@@ -160,6 +161,7 @@ impl Gate {
             unusable: None,
             counts: GateCounts::default(),
             last_error: None,
+            suspect: None,
             away_since: None,
         }
     }
@@ -170,20 +172,8 @@ impl Gate {
     }
 
     /// Asks for an event. The answer is a [`Verdict`]; until then [`Gate::stance`] tells how it stands.
-    pub fn request(&mut self, ticket: Ticket, key: &Key, fingerprint: Option<Fingerprint>, terms: Terms, now: Time) {
-        self.request_again(ticket, key, fingerprint, terms, Past::default(), now);
-    }
-
-    /// The same for an event that was delivered from here before, and withdrawn since: the gate has forgotten it.
-    pub fn request_again(
-        &mut self,
-        ticket: Ticket,
-        key: &Key,
-        fingerprint: Option<Fingerprint>,
-        terms: Terms,
-        past: Past,
-        now: Time,
-    ) {
+    pub fn request(&mut self, ticket: Ticket, key: &Key, wanted: Wanted, now: Time) {
+        let Wanted { fingerprint, terms, past } = wanted;
         let asker = Asker { ticket, fingerprint };
         if let Some(&at) = self.by_key.get(&key.digest()) {
             if let State::Completing { fingerprint: done, .. } = self.slots[at].state {
@@ -280,8 +270,8 @@ impl Gate {
     pub fn complete(&mut self, claim: Claim, fingerprint: Option<Fingerprint>, now: Time) {
         let Some(at) = self.slot_of(&claim) else { return };
         let session = claim.session();
-        let Terms { ttl, claim_ttl } = self.slots[at].terms;
-        let op = claim::settle(claim, Settlement::Done(fingerprint), ttl, claim_ttl);
+        let Terms { ttl, released_ttl, .. } = self.slots[at].terms;
+        let op = claim::settle(claim, Settlement::Done(fingerprint), ttl, released_ttl);
         let Some(Op::Set { value, .. }) = op else { return };
         self.slots[at].state = State::Completing { value, fingerprint, session, since: now, tries: 0 };
         for waiter in std::mem::take(&mut self.slots[at].waiters) {
@@ -302,14 +292,15 @@ impl Gate {
             slot.requests = slot.requests.saturating_add(1);
         }
         slot.not_before = not_before;
+        slot.timer = None;
         if !stays {
             slot.owner = None;
         }
         if let Some(session) = session.filter(|_| delivering) {
             self.sessions.unhold(session);
         }
-        let Terms { ttl, claim_ttl } = self.slots[at].terms;
-        match claim::settle(claim, Settlement::Release { sent }, ttl, claim_ttl).zip(session) {
+        let Terms { ttl, released_ttl, .. } = self.slots[at].terms;
+        match claim::settle(claim, Settlement::Release { sent }, ttl, released_ttl).zip(session) {
             // While the store is away nothing can be released; when it returns, a new session takes over.
             Some((op, session)) if !self.breaker.is_open() => {
                 self.slots[at].state = State::Releasing { session, op: op.clone(), tries: 0 };
@@ -328,11 +319,15 @@ impl Gate {
         self.grant(at, claim, now);
     }
 
-    /// The outcome of this claim's event is known and can't be settled now: whoever waits for it has to know.
+    /// The outcome of this claim's event is known and can't be settled now: whoever waits for it has to know. That may last
+    /// longer than a claim does, so its TTL starts again.
     pub fn stall(&mut self, claim: &Claim) {
-        if let Some(at) = self.slot_of(claim) {
-            self.slots[at].state = State::Granted { delivering: false };
-            self.tell_waiters(at);
+        let Some(at) = self.slot_of(claim) else { return };
+        self.slots[at].state = State::Granted { delivering: false };
+        self.tell_waiters(at);
+        // Whenever it arrives, also late or twice, it can only lengthen the life of this very claim.
+        if let Some(op) = claim::keep(claim, self.slots[at].terms.claim_ttl).filter(|_| !self.breaker.is_open()) {
+            self.ops.push((Token::Keep(claim.key().clone()), op));
         }
     }
 
@@ -350,6 +345,11 @@ impl Gate {
     /// The store operations that are to be sent, in one round trip.
     pub fn take_ops(&mut self) -> Vec<(Token, Op)> {
         std::mem::take(&mut self.ops)
+    }
+
+    /// Those of them that keep sessions alive, which must not wait for round trips under way.
+    pub fn take_session_ops(&mut self) -> Vec<(Token, Op)> {
+        self.ops.extract_if(.., |(token, _)| matches!(token, Token::Session(_))).collect()
     }
 
     /// The sessions that a successor has to end, where that has changed: to be written down before the operations are sent.

@@ -47,7 +47,7 @@ pub use report::{Finding, Load};
 /// Claims that run ahead of the deliveries of one queue.
 const CLAIMS_AHEAD: usize = 128;
 
-/// Key prefixes that are kept rendered; event types are few and short, and a stranger's can't fill the memory.
+/// Key prefixes that are kept rendered; event types are few, and a stranger's can't fill the memory: neither many nor long ones.
 const PREFIXES: usize = 1_024;
 
 /// How the pipeline works.
@@ -187,7 +187,7 @@ struct Entry {
     failures: u32,
     /// Requests that reached the app, or may have. The gate forgets them when the event is withdrawn, as when the app is down.
     requests: u32,
-    /// The highest attempt that was sent, and the end of the pause after it: for when it has.
+    /// The highest attempt that was sent, and the end of the pause after it: for when the gate has forgotten, and the store too.
     past: Past,
     /// It goes into no larger batch.
     batch_cap: usize,
@@ -407,12 +407,13 @@ impl Pipeline {
         let config = &self.config;
         let (topic, event_type) = (&record.origin.topic, &identity.event_type);
         let ttl = config.ttl_overrides.get(event_type.as_ref()).copied().unwrap_or(config.ttl);
+        let render = || KeyPrefix::render(&config.key_prefix, &config.group, topic, event_type);
+        if event_type.len() > LONGEST_TYPE {
+            return (render().key(&identity.id), Terms::new(ttl));
+        }
         let place = (topic.clone(), event_type.clone());
         let prefix = self.prefixes.get(&place).cloned().unwrap_or_else(|| {
-            let prefix = Arc::new(KeyPrefix::render(&config.key_prefix, &config.group, topic, event_type));
-            if place.1.len() > LONGEST_TYPE {
-                return prefix;
-            }
+            let prefix = Arc::new(render());
             if self.prefixes.len() >= PREFIXES {
                 self.prefixes.clear();
             }

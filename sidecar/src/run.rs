@@ -50,7 +50,7 @@ const STUCK: Duration = Duration::from_secs(30);
 /// How much of the inbox is taken in one turn.
 const TURN: usize = 256;
 /// Round trips to the store that are under way at once, at most. What comes meanwhile goes together in the next: under load
-/// that is many operations for the price of one.
+/// that is many operations for the price of one. Only what keeps sessions alive does not wait for them.
 const ROUND_TRIPS: usize = 2;
 
 /// Why the sidecar ends other than drained.
@@ -384,12 +384,11 @@ impl Service {
         {
             tracing::warn!(%error, "the sessions can't be written down: a restarted sidecar waits for their TTL");
         }
-        if self.asked < ROUND_TRIPS {
-            let ops = self.pipeline.gate().take_ops();
-            if !ops.is_empty() {
-                self.asked += 1;
-                self.ask_store(ops);
-            }
+        let gate = self.pipeline.gate();
+        let ops = if self.asked < ROUND_TRIPS { gate.take_ops() } else { gate.take_session_ops() };
+        if !ops.is_empty() {
+            self.asked += 1;
+            self.ask_store(ops);
         }
         for effect in self.pipeline.take_effects() {
             self.perform_one(effect);

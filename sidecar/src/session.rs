@@ -9,7 +9,7 @@
 //!   the [`News::Opened`] of the session that follows, where the store answers in the order it is asked.
 //! - A store that comes back empty is told so too where no session was left to be missed: a *mark* of long life stands beside the
 //!   sessions, and is looked at whenever one is opened.
-//! - No session counts as open where the store does not compare and set.
+//! - No session is opened that could not do everything: [`Demand::Prove`] asks first.
 //! - [`Demand::Save`] comes before the [`Demand::Open`] whose id it names, so that a successor can end what it finds.
 //!
 //! # Assumptions
@@ -27,15 +27,14 @@ use crate::store::{Reply, StoreError};
 pub enum Demand {
     /// Write down that these sessions may exist, before anything else.
     Save(Vec<SessionId>),
+    /// Ask, in the round trip that opens it, for everything that a session will need and that changes nothing.
+    Prove(SessionId),
     /// Create the session's key.
     Open(SessionId),
     /// Set the key's TTL anew, only if it exists.
     Renew(SessionId),
     /// Delete the key.
     End(SessionId),
-    /// Compare and set the key, in vain: is that permitted at all? A claim that can be made and not taken over, or given back,
-    /// would be held until its TTL ends.
-    Probe(SessionId),
     /// Create the mark with this session's id for its value, or tell the value it has.
     Mark(SessionId),
     /// Set the mark's TTL anew, only if it has this value.
@@ -228,9 +227,7 @@ impl Sessions {
                 self.known.pop_front();
             }
             self.known.push_back(id);
-            demands.push(Demand::Save(self.existing()));
-            demands.push(Demand::Probe(id));
-            demands.push(Demand::Open(id));
+            demands.extend([Demand::Save(self.existing()), Demand::Prove(id), Demand::Open(id)]);
         }
     }
 
@@ -238,16 +235,11 @@ impl Sessions {
     pub fn answered(&mut self, demand: &Demand, reply: &Result<Reply, StoreError>, now: Time) -> News {
         match demand {
             Demand::Save(_) => News::Nothing,
+            Demand::Prove(id) => self.proved(*id, reply, now),
             Demand::Open(id) => self.opened(*id, reply, now),
             Demand::Renew(id) => self.renewed(*id, reply, now),
             Demand::End(id) => self.ended(*id, reply, now),
             Demand::Mark(_) | Demand::KeepMark(_) => self.marked(demand, reply, now),
-            Demand::Probe(id) => {
-                if reply.is_err() && self.opening.take_if(|(opening, _)| opening == id).is_some() {
-                    self.open_at = self.open_at.max(now + self.retry_after());
-                }
-                News::Nothing
-            }
         }
     }
 
@@ -301,6 +293,17 @@ impl Sessions {
         let lives = self.current.iter().chain(&self.replaced).map(|life| life.id);
         let opening = self.opening.iter().map(|(id, _)| *id);
         lives.chain(opening).chain(self.ending.iter().map(|end| end.id)).collect()
+    }
+
+    /// A store that takes no scripts would take claims, and no release and no take-over ever after: it opens no session.
+    fn proved(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {
+        // A key of another type is told by the script itself: it ran.
+        if !matches!(reply, Ok(_) | Err(StoreError::WrongType(_)))
+            && self.opening.take_if(|(opening, _)| *opening == id).is_some()
+        {
+            self.open_at = self.open_at.max(now + self.retry_after());
+        }
+        News::Nothing
     }
 
     fn opened(&mut self, id: SessionId, reply: &Result<Reply, StoreError>, now: Time) -> News {

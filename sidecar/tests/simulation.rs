@@ -56,6 +56,8 @@ const CALM: Plan = Plan {
         drain: false,
         restart: false,
         flush: false,
+        scripts: false,
+        weekend: false,
         pause: false,
     },
     reject: false,
@@ -173,5 +175,22 @@ fn a_store_that_forgets_everything_loses_no_event() {
         let seen = simulate(Plan { policy, faults: Faults { flush: true, ..CALM.faults }, ..CALM });
         reached(&[seen.flushed]);
         simulate(Plan { policy, faults: Faults { flush: true, ..EVERYTHING }, ..CALM });
+    }
+}
+
+#[test]
+fn a_store_that_refuses_scripts_for_a_while_stalls_nothing() {
+    for policy in [FailurePolicy::Open, FailurePolicy::Closed] {
+        let faults = Faults { scripts: true, app: true, ..CALM.faults };
+        let seen = simulate(Plan { policy, faults, ..CALM });
+        reached(&[seen.scripts_refused]);
+        simulate(Plan { policy, sidecars: 3, faults: Faults { scripts: true, ..EVERYTHING }, ..CALM });
+    }
+}
+
+#[test]
+fn that_an_event_may_have_happened_outlives_a_weekend() {
+    for ordering in [Ordering::Partition, Ordering::Unordered] {
+        simulate(Plan { ordering, faults: Faults { weekend: true, app: true, ..CALM.faults }, ..CALM });
     }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use crds::config::{ClaimCommand, FailurePolicy, SidecarConfig, Topology};
-use crds::status::Protection;
-use crds::status::SidecarStatus;
+use crds::status::{Protection, SidecarStatus};
 use harness::app::{Behaviour, complete, fail_first};
 use harness::env::{Env, trial};
 use harness::fault::{Door, Stream, deliveries, effects, quick_group, session_of, slow};
@@ -110,19 +109,20 @@ async fn tls_and_a_limited_user_are_enough(env: Env) -> anyhow::Result<()> {
 
 /// It could claim, and never take over or give back.
 async fn a_user_without_scripts_is_reported_at_once(env: Env) -> anyhow::Result<()> {
-    let redis = RedisServer::start()?;
-    redis.command::<()>(&["ACL", "SETUSER", "default", "-eval", "-evalsha"])?;
-    let mut rig = Rig::new(&env, 1, complete()).await?.with_redis(redis);
+    let mut rig = Rig::new(&env, 1, fail_first(1, 503)).await?.with_redis(RedisServer::start()?);
     rig.config.redis.failure_policy = FailurePolicy::Closed;
-    rig.publish(vec![Raw::event("a")]).await?;
+    rig.config.delivery.backoff.max = crds::Duration::from_millis(20);
+    rig.redis.command::<()>(&["ACL", "SETUSER", "default", "-eval", "-evalsha"])?;
+    let published = rig.publish(vec![Raw::event("a"), Raw::event("b")]).await?;
     let sidecar = rig.start().await?;
     let named = |status: &SidecarStatus| {
-        condition(status, "Protected").is_some_and(|c| !c.status && c.message.contains("evalsha"))
+        condition(status, "Protected").is_some_and(|c| !c.status && c.message.contains("needs EVAL and EVALSHA"))
     };
-    sidecar.wait_for("the missing right is named", SOON, named).await;
-    ensure!(rig.app.requests() == 0 && rig.keys()?.is_empty(), "something was claimed");
-    rig.redis.command::<()>(&["ACL", "SETUSER", "default", "+@all"])?;
+    let status = sidecar.wait_for("the missing right is named", SOON, named).await;
+    ensure!(!status.ready && rig.app.requests() == 0 && rig.keys()?.is_empty(), "something was claimed: {status:?}");
+    rig.redis.command::<()>(&["ACL", "SETUSER", "default", "+eval", "+evalsha"])?;
     rig.settled().await?;
+    rig.app.ledger().check(&published).assert_each_once();
     rig.all_say("full", 0)
 }
 

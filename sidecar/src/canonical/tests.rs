@@ -1,3 +1,5 @@
+//! Tests of the canonical form against what Python writes.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -226,7 +226,7 @@ impl<O: Write, E: Write> Printer<'_, O, E> {
             complain(self.err, format_args!("{}{place}: {why}", name.display()));
         }
         match basis {
-            Basis::Canonical(text) | Basis::Raw(text) => self.out.write_all(text)?,
+            Basis::Canonical(text) | Basis::Fields(text) | Basis::Raw(text) => self.out.write_all(text)?,
             Basis::Header { name, value } => {
                 write!(self.out, "{name}: ")?;
                 self.out.write_all(value)?;

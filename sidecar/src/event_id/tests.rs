@@ -1,3 +1,5 @@
+//! Tests of event ids, types and fingerprints: by rule, and by what a record lacks.
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -142,14 +144,27 @@ fn without_the_header_the_raw_value_is_hashed() {
     }
 }
 
+/// What the fields of a record hash to: their canonical form behind the rule's tag.
+fn sha_of_fields(canonical: &str) -> EventId {
+    sha(format!("idempotent-consumer/fields\0{canonical}"))
+}
+
+#[test]
+fn a_record_that_looks_like_anothers_fields_is_another_event() {
+    let rule = fields_rule(&["/event_id"]);
+    let (one, raw) = (by(&rule, &record(r#"{"event_id":"e1"}"#)), by(&rule, &record(r#"{"/event_id":"e1"}"#)));
+    assert!(!one.fallback && raw.fallback);
+    assert_ne!(one.id, raw.id);
+}
+
 #[test]
 fn fields_are_hashed_with_their_names() {
     let value = r#"{"event_type":"T","event_id":"1","n":{"b":[1.0,{"z":1,"y":2}]},"x":0}"#;
     let identity = by(&fields_rule(&["/n/b/1", "/event_id", "/event_id"]), &record(value));
-    assert_eq!((identity.id, identity.fallback), (sha(r#"{"/event_id":"1","/n/b/1":{"y":2,"z":1}}"#), false));
+    assert_eq!((identity.id, identity.fallback), (sha_of_fields(r#"{"/event_id":"1","/n/b/1":{"y":2,"z":1}}"#), false));
     let respelled = r#"{"event_id": "\u0031", "n": {"b": [null, {"y": 2, "z": 1}]}}"#;
     assert_eq!(by(&fields_rule(&["/event_id", "/n/b/1"]), &record(respelled)).id, identity.id);
-    assert_eq!(by(&fields_rule(&[""]), &record("[1 ]")).id, sha(r#"{"":[1]}"#));
+    assert_eq!(by(&fields_rule(&[""]), &record("[1 ]")).id, sha_of_fields(r#"{"":[1]}"#));
     assert_ne!(by(&fields_rule(&["/x"]), &record(value)).id, by(&fields_rule(&["/y"]), &record(r#"{"y":0}"#)).id);
 }
 

@@ -15,13 +15,15 @@ pub struct RecentIds {
     capacity: usize,
     until: HashMap<u128, (Time, Option<Fingerprint>)>,
     order: VecDeque<(u128, Time)>,
+    /// Until then something is missing that gave way before its time.
+    gap_until: Time,
 }
 
 impl RecentIds {
     /// A memory of so many ids.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, until: HashMap::new(), order: VecDeque::new() }
+        Self { capacity, until: HashMap::new(), order: VecDeque::new(), gap_until: Time::default() }
     }
 
     /// Remembers a settled event until its TTL ends; the oldest gives way.
@@ -31,6 +33,7 @@ impl RecentIds {
             // A later insertion of the same id stands further behind in the order.
             if self.until.get(&digest).is_some_and(|(at, _)| *at == until) {
                 self.until.remove(&digest);
+                self.gap_until = self.gap_until.max(until);
             }
         }
         self.until.insert(key.digest(), (until, fingerprint));
@@ -41,6 +44,12 @@ impl RecentIds {
     #[must_use]
     pub fn get(&self, key: &Key, now: Time) -> Option<Option<Fingerprint>> {
         self.until.get(&key.digest()).filter(|(until, _)| now < *until).map(|(_, fingerprint)| *fingerprint)
+    }
+
+    /// Nothing gave way that would still have to be remembered.
+    #[must_use]
+    pub fn is_whole(&self, now: Time) -> bool {
+        now >= self.gap_until
     }
 
     /// How many are remembered.
@@ -128,9 +137,9 @@ impl WriteBack {
         }
     }
 
-    /// It could not be written: it stays first in the queue.
+    /// It could not be written: it waits behind the others, which may lie on another node.
     pub fn failed(&mut self, unwritten: Unwritten) {
-        self.queue.push_front(unwritten);
+        self.queue.push_back(unwritten);
     }
 
     /// Does this event wait to be written? Then it is done. Gives its fingerprint.
@@ -184,6 +193,7 @@ mod tests {
             recent.insert(&key(n), None, at(10));
         }
         assert_eq!(recent.get(&key(1), at(0)), None);
+        assert!(!recent.is_whole(at(9)) && recent.is_whole(at(10)), "what gave way is missing until its time is over");
         assert_eq!(recent.get(&key(2), at(0)), Some(None));
         assert_eq!(recent.get(&key(3), at(10)), None);
     }
@@ -207,6 +217,16 @@ mod tests {
         assert_eq!(queue.take(10, at(1)), taken);
         queue.written(&taken[0]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_written_holds_up_no_other() {
+        let mut queue = WriteBack::new(10);
+        queue.push(unwritten(1));
+        queue.push(unwritten(2));
+        let stuck = queue.take(1, at(1));
+        queue.failed(stuck[0].clone());
+        assert_eq!(queue.take(1, at(1)), [unwritten(2)]);
     }
 
     #[test]

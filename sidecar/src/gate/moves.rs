@@ -41,11 +41,14 @@ impl Gate {
                     self.save = Some(sessions.clone());
                     continue;
                 }
+                Demand::Prove(id) => {
+                    let proofs = self.proofs(*id);
+                    self.ops.extend(proofs.map(|op| (Token::Session(demand.clone()), op)));
+                    continue;
+                }
                 Demand::Open(id) => Op::SetIfAbsent { key: key(id), value, ttl },
                 Demand::Renew(id) => Op::SetIfPresent { key: key(id), value, ttl },
                 Demand::End(id) => Op::Delete { key: key(id) },
-                // Written nowhere: a session's key never holds that.
-                Demand::Probe(id) => Op::CompareAndSet { key: key(id), expect: Bytes::from_static(b"-"), value, ttl },
                 Demand::Mark(id) => Op::SetIfAbsent { key: mark(), value: id.to_string().into(), ttl: MARK_TTL },
                 Demand::KeepMark(id) => {
                     let value = Bytes::from(id.to_string());
@@ -54,6 +57,17 @@ impl Gate {
             };
             self.ops.push((Token::Session(demand), op));
         }
+    }
+
+    /// Everything that a session needs and a server may refuse by itself, in a form that changes nothing. The script is
+    /// tried on the key that failed last, so that the node which serves it has to answer.
+    fn proofs(&self, id: SessionId) -> [Op; 3] {
+        let session: Arc<str> = format!("{}{id}", self.config.session_prefix).into();
+        let key = self.suspect.as_ref().map_or(&session, |suspect| &suspect.key).clone();
+        // Nothing ever holds this value, and nothing ever has this key.
+        let expect = format!("never:{id}").into();
+        let nothing = format!("{session}:never").into();
+        [Op::CompareAndDelete { key, expect }, Op::Exists { key: session }, Op::Delete { key: nothing }]
     }
 
     pub(super) fn poll_write_back(&mut self, now: Time) {
@@ -124,6 +138,7 @@ impl Gate {
     pub(super) fn grant(&mut self, at: usize, claim: Claim, now: Time) {
         let slot = &mut self.slots[at];
         slot.polls = 0;
+        slot.held = None;
         slot.state = State::Granted { delivering: false };
         if slot.owner.is_none() {
             slot.owner = slot.waiters.pop_front();
@@ -243,12 +258,11 @@ impl Gate {
     pub(super) fn fire(&mut self, at: usize, now: Time) {
         match self.slots[at].state {
             State::Completing { .. } => self.write_done(at, now),
-            State::Releasing { ref session, ref op, .. } => {
-                if self.sessions.is_current(*session) && !self.breaker.is_open() {
+            State::Releasing { session, ref op, .. } => {
+                if self.sessions.is_current(session) && !self.breaker.is_open() {
                     self.ops.push((Token::Release(at), op.clone()));
                 } else {
-                    self.slots[at].state = State::Idle;
-                    self.after_idle(at, now);
+                    self.claim_anew(at, now);
                 }
             }
             State::Idle | State::Held | State::Foreign if self.slots[at].owner.is_some() => self.start_claim(at, now),

@@ -1,10 +1,11 @@
 //! Decides what the store's answers mean for the slots they were asked for. Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::memory::Unwritten;
 use super::slot::{Asked, State};
-use super::{Gate, REMEMBERED_DEAD, Token, Unusable, Verdict};
+use super::{Gate, Kind, REMEMBERED_DEAD, Suspect, Token, Unusable, Verdict};
 use crate::claim::{self, Claim, ClaimRequest, Decision, Owner, SessionId};
 use crate::clock::Time;
 use crate::session::{Demand, News};
@@ -31,6 +32,8 @@ impl Gate {
                 Token::TakeOver(at) => self.take_over_answered(at, &answer, now),
                 Token::Complete(at) => self.complete_answered(at, &answer, now),
                 Token::Release(at) => self.release_answered(at, &answer, now),
+                // It is said again with the next copy that is refused.
+                Token::Keep(_) => {}
                 Token::WriteBack(unwritten) => self.write_back_answered(*unwritten, &answer, now),
                 Token::Session(demand) => self.session_answered(&demand, &answer, now),
             }
@@ -58,17 +61,48 @@ impl Gate {
             failed = true;
         }
         if failed {
-            let about_the_store = |error: &&StoreError| !matches!(error, StoreError::WrongType(_));
-            self.last_error = answers
-                .iter()
-                .find_map(|(_, answer)| answer.as_ref().err().filter(about_the_store))
-                .map(ToString::to_string);
+            let mut errors = answers.iter().filter_map(|(token, answer)| match answer {
+                Err(StoreError::WrongType(_)) | Ok(_) => None,
+                Err(error) => Some((token, error)),
+            });
+            self.last_error = errors.clone().next().map(|(_, error)| error.to_string());
+            if let Some(suspect) = errors.find_map(|(token, _)| self.subject(token)) {
+                self.suspect = Some(suspect);
+            }
             if self.breaker.failed(now) {
                 self.store_went_away(now);
             }
         } else if answered {
-            self.breaker.answered();
+            if self.suspect.is_some() && answers.iter().any(|(token, answer)| answer.is_ok() && self.is_suspect(token))
+            {
+                self.suspect = None;
+            }
+            self.breaker.answered(self.suspect.is_none(), now);
         }
+    }
+
+    fn is_suspect(&self, token: &Token) -> bool {
+        self.suspect.is_some() && self.suspect == self.subject(token)
+    }
+
+    /// What an operation was about. A session key is only ever asked for once more under another name: it proves nothing.
+    fn subject(&self, token: &Token) -> Option<Suspect> {
+        let of = |at: &usize, kind| self.slots.get(*at).map(|slot| Suspect { key: slot.key.text().clone(), kind });
+        match token {
+            Token::Claim(at) | Token::Complete(at) => of(at, Kind::Plain),
+            Token::TakeOver(at) | Token::Release(at) => of(at, Kind::Script),
+            Token::Keep(key) => Some(Suspect { key: key.text().clone(), kind: Kind::Script }),
+            Token::Ask(at) => match self.slots.get(*at)?.state {
+                State::Asking { holder, .. } => Some(Suspect { key: self.session_key(holder), kind: Kind::Question }),
+                _ => None,
+            },
+            Token::WriteBack(unwritten) => Some(Suspect { key: unwritten.key.text().clone(), kind: Kind::Plain }),
+            Token::Session(_) => None,
+        }
+    }
+
+    fn session_key(&self, session: SessionId) -> Arc<str> {
+        format!("{}{session}", self.config.session_prefix).into()
     }
 
     fn store_went_away(&mut self, now: Time) {
@@ -79,14 +113,11 @@ impl Gate {
         self.sessions.open_not_before(now + super::breaker::Breaker::PROBE_EVERY);
         if self.config.policy == FailurePolicy::Open {
             self.restart_parked(now);
-            let waiting: Vec<usize> = self
-                .slots
-                .iter()
-                .filter(|(_, slot)| matches!(slot.state, State::Completing { .. }) && slot.timer.is_some())
-                .map(|(at, _)| at)
-                .collect();
+            let waiting: Vec<usize> =
+                self.slots.iter().filter(|(_, slot)| slot.busy() && slot.timer.is_some()).map(|(at, _)| at).collect();
             for at in waiting {
-                self.write_done(at, now);
+                self.slots[at].timer = None;
+                self.fire(at, now);
             }
         }
     }
@@ -100,10 +131,7 @@ impl Gate {
         if self.is_void(asked) && !self.says_done(reply) {
             return self.claim_anew(at, now);
         }
-        let key = self.slots[at].key.clone();
-        let request =
-            ClaimRequest { key: &key, session: asked.session, attempt: asked.attempt, sent_at: asked.sent_at };
-        let decision = claim::decide(reply, request, &self.config.done_values, |session| self.owner_of(session));
+        let decision = self.decide(at, asked, reply, |session| self.owner_of(session));
         self.follow(at, decision, asked, reply, now);
     }
 
@@ -122,15 +150,21 @@ impl Gate {
             Decision::Duplicate(done) => self.resolve_done(at, done),
             Decision::Held => {
                 self.counts.claims_held += 1;
+                if let claim::Stored::Claimed { session, .. } = claim::Stored::parse(seen, &self.config.done_values) {
+                    let slot = &mut self.slots[at];
+                    let since = slot.held.filter(|(_, holder)| *holder == session).map_or(now, |(since, _)| since);
+                    slot.held = Some((since, session));
+                }
                 self.hold(at, State::Held, HELD, now);
             }
             Decision::Foreign => {
                 self.counts.claims_foreign += 1;
+                self.slots[at].held = None;
                 self.mark_unusable(at, "its value is not the gate's, and not one of doneValues", now);
                 self.hold(at, State::Foreign, FOREIGN, now);
             }
             Decision::Ask(holder) => {
-                let key = format!("{}{holder}", self.config.session_prefix).into();
+                let key = self.session_key(holder);
                 self.slots[at].state = State::Asking { asked, seen: seen.clone(), holder };
                 self.ops.push((Token::Ask(at), Op::Exists { key }));
             }
@@ -155,21 +189,22 @@ impl Gate {
         if self.is_void(asked) {
             return self.claim_anew(at, now);
         }
-        if matches!(answer, Ok(Reply::Applied)) {
-            self.counts.claims_held += 1;
-            return self.hold(at, State::Held, HELD, now);
+        let owner = if matches!(answer, Ok(Reply::Applied)) { Owner::Alive } else { Owner::Dead };
+        if owner == Owner::Dead {
+            if self.dead.len() >= REMEMBERED_DEAD {
+                self.dead.clear();
+            }
+            self.dead.insert(holder);
         }
-        if self.dead.len() >= REMEMBERED_DEAD {
-            self.dead.clear();
-        }
-        self.dead.insert(holder);
-        let request_attempt = asked.attempt;
-        let stored = match claim::Stored::parse(&seen, &self.config.done_values) {
-            claim::Stored::Claimed { attempt, .. } => attempt,
-            _ => return self.claim_anew(at, now),
-        };
-        let attempt = stored.max(request_attempt.saturating_sub(1)).saturating_add(1);
-        self.take_over(at, Asked { attempt, ..asked }, seen);
+        let reply = Reply::Present(seen);
+        let decision = self.decide(at, asked, &reply, |_| owner);
+        self.follow(at, decision, asked, &reply, now);
+    }
+
+    fn decide(&self, at: usize, asked: Asked, reply: &Reply, owner: impl FnOnce(SessionId) -> Owner) -> Decision {
+        let Asked { session, attempt, sent_at } = asked;
+        let request = ClaimRequest { key: &self.slots[at].key, session, attempt, sent_at };
+        claim::decide(reply, request, &self.config.done_values, owner)
     }
 
     fn take_over_answered(&mut self, at: usize, answer: &Answer, now: Time) {
@@ -206,7 +241,9 @@ impl Gate {
         let State::Releasing { session, tries, .. } = &mut self.slots[at].state else { return };
         let session = *session;
         match answer {
-            // It was surely not applied, so the claim still stands, and no other's depends on it: it is said again.
+            // It may still be on its way: nothing is claimed again under this session.
+            Err(StoreError::Unanswered(_)) => self.give_up_session(session),
+            // It surely was not applied, so it can be said again; the other claims of the session stand.
             Err(StoreError::NotSent(_) | StoreError::Refused(_))
                 if self.sessions.is_current(session) && !self.breaker.is_open() =>
             {
@@ -214,13 +251,10 @@ impl Gate {
                 *tries = tries.saturating_add(1);
                 return self.set_timer(at, now + pause);
             }
-            // It may still be on its way: nothing is claimed again under this session.
-            Err(StoreError::Unanswered(_)) => self.give_up_session(session),
             // A wrong type, or the session is over: the next claim finds what is there.
             Err(_) | Ok(_) => {}
         }
-        self.slots[at].state = State::Idle;
-        self.after_idle(at, now);
+        self.claim_anew(at, now);
     }
 
     fn write_back_answered(&mut self, unwritten: Unwritten, answer: &Answer, now: Time) {
@@ -247,6 +281,7 @@ impl Gate {
                     self.away_since = None;
                     self.write_at = now;
                 }
+                (self.suspect, self.last_error) = (None, None);
                 self.verdicts.push_back(Verdict::SessionChanged);
                 self.restart_parked(now);
             }
@@ -293,11 +328,15 @@ impl Gate {
     }
 
     fn mark_unusable(&mut self, at: usize, why: &'static str, now: Time) {
-        self.unusable = Some(Unusable { key: self.slots[at].key.text().clone(), why, seen: now });
+        let key = self.slots[at].key.text();
+        // Of several keys one is named, and that one as long as it is seen.
+        if self.unusable(now).is_none_or(|named| named.key == *key) {
+            self.unusable = Some(Unusable { key: key.clone(), why, seen: now });
+        }
     }
 
     /// Nothing is on its way for the slot any more: its owner claims again, or the next one does, or nobody.
-    fn claim_anew(&mut self, at: usize, now: Time) {
+    pub(super) fn claim_anew(&mut self, at: usize, now: Time) {
         self.slots[at].state = State::Idle;
         self.after_idle(at, now);
     }

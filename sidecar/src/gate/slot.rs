@@ -72,13 +72,13 @@ pub enum State {
         /// How often the store was told in vain.
         tries: u32,
     },
-    /// A release is on its way.
+    /// A release is on its way, or about to be repeated.
     Releasing {
         /// The session of the claim.
         session: SessionId,
-        /// What is asked.
+        /// What is asked of the store.
         op: Op,
-        /// How often in vain.
+        /// How often the store surely did not take it.
         tries: u32,
     },
 }
@@ -104,6 +104,8 @@ pub struct Slot {
     pub not_before: Time,
     /// How often it was found held in a row.
     pub polls: u32,
+    /// Another session has it, for so long and under that id.
+    pub held: Option<(Time, SessionId)>,
     /// The timer that counts.
     pub timer: Option<u64>,
     /// The key holds what can't be used; the event goes by the failure policy.
@@ -122,6 +124,7 @@ impl Slot {
             requests: 0,
             not_before: Time::default(),
             polls: 0,
+            held: None,
             timer: None,
             unusable: false,
         }

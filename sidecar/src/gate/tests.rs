@@ -6,7 +6,6 @@ use crds::status::Protection;
 use super::*;
 use crate::claim::{KeyPrefix, claim_value, done_value, released_value};
 use crate::event_id::EventId;
-use crate::session::Demand;
 use crate::store::{Reply, StoreError};
 
 mod claims;
@@ -43,6 +42,8 @@ struct Rig {
     now: Time,
     store: HashMap<String, Bytes>,
     wrong_type: HashSet<String>,
+    /// The server refuses these.
+    refuses: fn(&Op) -> bool,
     /// Every operation that was asked for.
     asked: Vec<Op>,
     verdicts: Vec<Verdict>,
@@ -69,7 +70,7 @@ impl Rig {
         let now = Time::at(Duration::from_secs(1_000));
         let (store, wrong_type) = (HashMap::new(), HashSet::new());
         let gate = Gate::new(config, inherited.to_vec(), fresh, now);
-        Self { gate, now, store, wrong_type, asked: Vec::new(), verdicts: Vec::new() }
+        Self { gate, now, store, wrong_type, refuses: |_| false, asked: Vec::new(), verdicts: Vec::new() }
     }
 
     /// With session 1 open.
@@ -84,6 +85,9 @@ impl Rig {
 
     fn apply(&mut self, op: &Op) -> Answer {
         let key = op.key().to_string();
+        if (self.refuses)(op) {
+            return Err(StoreError::Refused("NOPERM".into()));
+        }
         if self.wrong_type.contains(&key) && !matches!(op, Op::Set { .. } | Op::Delete { .. } | Op::Exists { .. }) {
             return Err(StoreError::WrongType(op.key().clone()));
         }
@@ -188,6 +192,15 @@ impl Rig {
         self.now = self.now + Duration::from_millis(millis);
     }
 
+    /// Lives so long with the store as it is.
+    fn live(&mut self, millis: u64) {
+        for _ in 0..millis / 10 {
+            self.pass(10);
+            let ops = self.sent();
+            self.reply(ops);
+        }
+    }
+
     /// Renews the session on the way.
     fn pass_alive(&mut self, secs: u64) {
         for _ in 0..secs {
@@ -202,7 +215,8 @@ impl Rig {
     }
 
     fn request_of(&mut self, ticket: Ticket, n: u8, fingerprint: Option<Fingerprint>) {
-        self.gate.request(ticket, &key(n), fingerprint, Terms::new(TTL), self.now);
+        let wanted = Wanted { fingerprint, terms: Terms::new(TTL), past: Past::default() };
+        self.gate.request(ticket, &key(n), wanted, self.now);
         self.collect();
     }
 

@@ -1,10 +1,12 @@
 //! Decides nothing: how the gate stands, for status and metrics. Pure.
 
+use std::time::Duration;
+
 use crds::config::FailurePolicy;
 use crds::status::Protection;
 
 use super::slot::State;
-use super::{Gate, GateCounts, Gated, UNUSABLE_FOR, Unusable, protection};
+use super::{Gate, GateCounts, Gated, HeldEvent, UNUSABLE_FOR, Unusable, protection};
 use crate::claim::SessionId;
 use crate::clock::Time;
 
@@ -39,7 +41,7 @@ impl Gate {
         self.data_lost.filter(|(_, until)| now < *until).map(|(since, _)| since)
     }
 
-    /// The last key that could not be used, if that was seen lately.
+    /// A key that could not be used, if that was seen lately.
     #[must_use]
     pub fn unusable(&self, now: Time) -> Option<&Unusable> {
         self.unusable.as_ref().filter(|unusable| now.since(unusable.seen) < UNUSABLE_FOR)
@@ -73,6 +75,35 @@ impl Gate {
     #[must_use]
     pub fn held(&self) -> usize {
         self.slots.iter().filter(|(_, slot)| matches!(slot.state, State::Held)).count()
+    }
+
+    /// The event that another session has had for longest, as far as this sidecar has waited for it.
+    #[must_use]
+    pub fn longest_held(&self) -> Option<HeldEvent> {
+        let held = self.slots.iter().filter_map(|(_, slot)| slot.held.map(|(since, holder)| (since, holder, slot)));
+        held.min_by_key(|(since, ..)| *since).map(|(since, holder, slot)| HeldEvent {
+            key: slot.key.text().clone(),
+            since,
+            holder,
+        })
+    }
+
+    /// How many events wait because the value under their key is not ours.
+    #[must_use]
+    pub fn foreign(&self) -> usize {
+        self.slots.iter().filter(|(_, slot)| matches!(slot.state, State::Foreign)).count()
+    }
+
+    /// The sidecar's own memory holds every event that it has settled and that still has to be remembered.
+    #[must_use]
+    pub fn remembers_all(&self, now: Time) -> bool {
+        self.recent.is_whole(now)
+    }
+
+    /// How long a session lives.
+    #[must_use]
+    pub const fn session_ttl(&self) -> Duration {
+        self.config.session_ttl
     }
 
     /// How many settled ids are remembered.

@@ -4,11 +4,43 @@ use std::sync::Arc;
 
 use crds::status::Protection;
 
-use super::Ticket;
 use super::memory::Unwritten;
-use crate::claim::Claim;
+use super::{Terms, Ticket};
+use crate::claim::{Claim, Key, SessionId};
 use crate::clock::Time;
+use crate::event_id::Fingerprint;
 use crate::session::Demand;
+
+/// What is known of an event that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What its envelope names, by which a suspect duplicate is told.
+    pub fingerprint: Option<Fingerprint>,
+    /// How long it is remembered.
+    pub terms: Terms,
+    /// What became of it here before.
+    pub past: Past,
+}
+
+/// What became of an event here before it was withdrawn: the gate has forgotten it since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The highest attempt under which a request may have left.
+    pub attempt: u32,
+    /// It is not claimed again before.
+    pub not_before: Time,
+}
+
+/// An event that another session has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldEvent {
+    /// Its key.
+    pub key: Arc<str>,
+    /// Since when it is known to be another's.
+    pub since: Time,
+    /// Whose it is.
+    pub holder: SessionId,
+}
 
 /// What an operation was asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +57,30 @@ pub enum Token {
     Release(usize),
     /// A completion that was made while the store was away.
     WriteBack(Box<Unwritten>),
+    /// That a claim lives on, of an event that can't be settled now.
+    Keep(Key),
     /// The sessions' own business.
     Session(Demand),
+}
+
+/// What failed last and was not answered since. An answer to something else says nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Suspect {
+    /// The key: in a cluster its node may be away, and no other.
+    pub(super) key: Arc<str>,
+    /// What was asked: a server may refuse scripts, or questions, and nothing else.
+    pub(super) kind: Kind,
+}
+
+/// What a user may be forbidden by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A plain write.
+    Plain,
+    /// A script.
+    Script,
+    /// Whether a key exists.
+    Question,
 }
 
 /// What the gate tells the pipeline.

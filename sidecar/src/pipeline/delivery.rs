@@ -132,7 +132,7 @@ impl Pipeline {
     fn start_one(&mut self, ticket: Ticket, starting: &mut Starting, now: Time) -> bool {
         let Phase::Claimed(claim) = self.set_phase(ticket, Phase::Requested { waiting: false }) else { return false };
         let Some(started) = self.gate.start(claim, now) else { return false };
-        let protection = gate::protection(started.gated, self.covers());
+        let protection = gate::protection(started.gated, self.covers(now));
         let entry = &self.entries[ticket];
         let attempt = started.claim.attempt();
         starting.parcels.push(Parcel {

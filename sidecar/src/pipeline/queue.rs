@@ -7,7 +7,7 @@ use crds::config::Ordering;
 
 use super::{CLAIMS_AHEAD, Phase, Pipeline, Ticket};
 use crate::clock::Time;
-use crate::gate::Stance;
+use crate::gate::{Stance, Wanted};
 use crate::record::Record;
 
 /// Records that wait for each other: of a partition, of a key, or one alone.
@@ -192,8 +192,8 @@ impl Pipeline {
             }
             self.set_phase(ticket, Phase::Requested { waiting: false });
             let entry = &self.entries[ticket];
-            let fingerprint = entry.identity.fingerprint;
-            self.gate.request_again(ticket, &entry.key, fingerprint, entry.terms, entry.past, now);
+            let wanted = Wanted { fingerprint: entry.identity.fingerprint, terms: entry.terms, past: entry.past };
+            self.gate.request(ticket, &entry.key, wanted, now);
             let waiting = self.waits(ticket);
             self.set_phase(ticket, Phase::Requested { waiting });
         }

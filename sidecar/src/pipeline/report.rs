@@ -15,6 +15,10 @@ const RESET_FOR: Duration = Duration::from_secs(3_600);
 /// How long a problem is reported after it was last told: nothing tells when it is over.
 const PROBLEM_FOR: Duration = Duration::from_secs(60);
 
+/// An event that another session has had for longer is worth a word: a delivery takes a minute at most by default, and one that
+/// failed is released.
+const HELD_LONG: Duration = Duration::from_secs(120);
+
 /// A condition as it stands now; who publishes it knows since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -81,9 +85,10 @@ impl Pipeline {
         self.findings.eviction = danger;
     }
 
-    /// This sidecar has every partition of its topics, so that its own memory knows every duplicate.
-    pub(super) fn covers(&self) -> bool {
-        self.findings.topic_partitions == Some(self.partitions.len())
+    /// This sidecar has every partition of its topics, and its memory lacks nothing that it has settled: no other member, and no
+    /// forgetting, lets a duplicate through. What was settled before it started it can't know.
+    pub(super) fn covers(&self, now: Time) -> bool {
+        self.findings.topic_partitions == Some(self.partitions.len()) && self.gate.remembers_all(now)
     }
 
     /// The state of everything that can go wrong and last.
@@ -105,8 +110,10 @@ impl Pipeline {
             },
             finding("DataKept", false, "StoreLostData", data_lost),
             finding("KeysReadable", false, "UnusableKey", self.gate.unusable(now).map(|unusable| {
-                format!("the Redis key `{}` can't be used: {}; delete it, or choose another keyPrefix", unusable.key, unusable.why)
+                let (key, why, waiting) = (&unusable.key, unusable.why, self.gate.foreign());
+                format!("the Redis key `{key}` can't be used: {why}; delete it, or choose another keyPrefix ({waiting} such events wait)")
             })),
+            finding("EventsMove", false, "HeldElsewhere", self.held_long(now)),
             finding("EvictionSafe", false, "MayEvict", self.findings.eviction.clone()),
             finding("CopiesTaken", false, "CopyRefused", self.findings.copies_refused.as_ref().map(|(topic, why)| {
                 format!("the topic `{topic}` does not take a copy: {why}; create it, permit it, or raise its max.message.bytes")
@@ -129,7 +136,7 @@ impl Pipeline {
             group: self.config.group.clone(),
             ready: self.findings(now).iter().all(|finding| finding.healthy || !finding.essential),
             session: self.gate.session(now).map(|session| session.to_string()),
-            protection: self.gate.protection(self.covers(), now),
+            protection: self.gate.protection(self.covers(now), now),
             conditions: Vec::new(),
             app_up: self.flow.app_is_up(),
             joined: self.flow.is_joined(),
@@ -167,6 +174,21 @@ impl Pipeline {
                 "a key was gone before its time, {} s ago: Redis has lost data (flush, failover or eviction); \
                  duplicates of what it forgot may be delivered until one ttl has passed",
                 now.since(since).as_secs()
+            )
+        })
+    }
+
+    /// A living session delivers within its time-outs, or dies within its TTL; longer than that it is stuck.
+    fn held_long(&self, now: Time) -> Option<String> {
+        let held = self.gate.longest_held()?;
+        let long = now.since(held.since);
+        (long >= HELD_LONG.max(2 * self.gate.session_ttl())).then(|| {
+            format!(
+                "the event under the Redis key `{}` has been session {}'s for {} s: look at the sidecar whose /status names that \
+                 session; its partition or queue may be halted by a refused copy",
+                held.key,
+                held.holder,
+                long.as_secs()
             )
         })
     }

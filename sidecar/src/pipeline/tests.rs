@@ -631,3 +631,46 @@ fn a_pause_and_an_attempt_outlive_the_queue_s_claims() {
     rig.pass(15_000);
     assert_eq!(rig.request(&[1]).attempts, [2], "the store has forgotten that it was sent; the sidecar has not");
 }
+
+#[test]
+fn long_event_types_fill_no_memory() {
+    let mut rig = Rig::new(|config| config.key_prefix = "{type}:".into());
+    let record = Record {
+        origin: place(0),
+        offset: 0,
+        timestamp: None,
+        key: None,
+        value: Some(Bytes::from_static(b"1")),
+        headers: Vec::new(),
+    };
+    let mut key_of = |event_type: &str| {
+        let (id, event_type) = (EventId([1; 32]), event_type.into());
+        let identity = Identity { id, fallback: false, event_type, fingerprint: None, cloud_event: None };
+        rig.pipeline.key_of(&record, &identity).0
+    };
+    let long = "x".repeat(LONGEST_TYPE + 1);
+    assert_eq!(key_of(&long), key_of(&long));
+    assert_ne!(key_of(&long), key_of("short"));
+    let kept: usize = rig.pipeline.prefixes.keys().map(|(_, event_type)| event_type.len()).sum();
+    assert_eq!(kept, "short".len());
+}
+
+#[test]
+fn an_event_that_is_another_sidecars_for_long_is_told() {
+    let mut rig = Rig::new(|_| {});
+    rig.assign(&[0]);
+    let holder = SessionId::new(Uuid::from_u128(77));
+    rig.store.insert(format!("k:{}", EventId([1; 32])), crate::claim::claim_value(holder, 1));
+    rig.store.insert(format!("s:{holder}"), Bytes::from_static(b"1"));
+    rig.arrive(0, 0, &[1]);
+    let told =
+        |rig: &Rig| rig.pipeline.findings(rig.now).into_iter().find(|finding| finding.about == "EventsMove").unwrap();
+    rig.pass(100_000);
+    assert!(told(&rig).healthy);
+    rig.pass(30_000);
+    let finding = told(&rig);
+    assert!(!finding.healthy && !finding.essential && finding.message.contains(&holder.to_string()), "{finding:?}");
+    rig.store.clear();
+    rig.pass(2_000);
+    assert!(told(&rig).healthy);
+}

@@ -23,10 +23,6 @@ const fn is_mark(demand: &Demand) -> bool {
     matches!(demand, Demand::Mark(_) | Demand::KeepMark(_))
 }
 
-const fn is_probe(demand: &Demand) -> bool {
-    matches!(demand, Demand::Probe(_))
-}
-
 /// Sessions with ids 1, 2, 3 …
 struct Rig {
     sessions: Sessions,
@@ -38,10 +34,10 @@ impl Rig {
         Self { sessions: Sessions::new(TTL, inherited.to_vec(), at(0)), given: 0 }
     }
 
-    /// What is asked, but for the mark and the probe.
+    /// What is asked, but for the mark.
     fn poll(&mut self, millis: u64) -> Vec<Demand> {
         let mut demands = self.poll_all(millis);
-        demands.retain(|demand| !is_mark(demand) && !is_probe(demand));
+        demands.retain(|demand| !is_mark(demand));
         demands
     }
 
@@ -76,7 +72,7 @@ impl Rig {
 #[test]
 fn a_session_is_current_once_its_opening_is_confirmed() {
     let mut rig = Rig::new(&[]);
-    assert_eq!(rig.poll(0), [Demand::Save(vec![id(1)]), Demand::Open(id(1))]);
+    assert_eq!(rig.poll(0), [Demand::Save(vec![id(1)]), Demand::Prove(id(1)), Demand::Open(id(1))]);
     assert_eq!(rig.current(0), None);
     assert_eq!(rig.poll(10), [], "one opening at a time");
     assert_eq!(rig.answer(Demand::Open(id(1)), APPLIED, 20), News::Opened);
@@ -142,6 +138,26 @@ fn an_opening_without_an_answer_is_never_used() {
 }
 
 #[test]
+fn a_session_that_could_not_do_everything_is_not_opened() {
+    for refused in [unanswered(), Err(StoreError::Refused("NOPERM".into())), Err(StoreError::NotSent("refused".into()))]
+    {
+        let mut rig = Rig::new(&[]);
+        rig.poll(0);
+        assert_eq!(rig.answer(Demand::Prove(id(1)), refused, 10), News::Nothing);
+        assert_eq!(rig.answer(Demand::Open(id(1)), APPLIED, 10), News::Nothing);
+        assert_eq!(rig.current(10), None);
+        assert_eq!(rig.poll(11), [], "not at once");
+        assert!(rig.poll(400).contains(&Demand::Open(id(2))));
+    }
+    for proved in [APPLIED, REFUSED, Err(StoreError::WrongType("k".into()))] {
+        let mut rig = Rig::new(&[]);
+        rig.poll(0);
+        rig.answer(Demand::Prove(id(1)), proved, 10);
+        assert_eq!(rig.answer(Demand::Open(id(1)), APPLIED, 10), News::Opened);
+    }
+}
+
+#[test]
 fn an_opening_that_was_on_its_way_when_everything_was_given_up_is_not_used() {
     let mut rig = Rig::new(&[]);
     rig.poll(0);
@@ -164,7 +180,7 @@ fn a_long_outage_leaves_no_heap_of_openings_behind() {
             rig.answer(demand, unanswered(), second * 1_000 + 250);
         }
     }
-    assert!(most <= 4, "{most} requests at once to a store that is away");
+    assert!(most <= 5, "{most} requests at once to a store that is away");
     assert!(rig.sessions.existing().len() <= 4, "{}", rig.sessions.existing().len());
 }
 
@@ -176,7 +192,10 @@ fn a_replaced_session_lives_while_it_is_held_and_is_ended_then() {
     rig.sessions.rotate();
     assert_eq!(rig.current(10), None);
     let demands = rig.poll(10);
-    assert_eq!(demands, [Demand::Renew(id(1)), Demand::Save(vec![id(1), id(2)]), Demand::Open(id(2))]);
+    assert_eq!(
+        demands,
+        [Demand::Renew(id(1)), Demand::Save(vec![id(1), id(2)]), Demand::Prove(id(2)), Demand::Open(id(2))]
+    );
     assert_eq!(rig.answer(Demand::Renew(id(1)), APPLIED, 11), News::Nothing);
     rig.answer(Demand::Open(id(2)), APPLIED, 11);
     assert_eq!(rig.poll(3_010), [Demand::Renew(id(2)), Demand::Renew(id(1))], "both are kept alive");
@@ -385,19 +404,4 @@ fn a_mark_is_asked_for_again_after_an_error_and_once_an_hour() {
 fn a_mark_of_another_s_making_is_left_alone() {
     let mut rig = marked(Ok(Reply::Present("not ours".into())));
     assert_eq!(rig.poll_all(2), []);
-}
-
-#[test]
-fn no_session_is_open_where_the_store_does_not_compare_and_set() {
-    let mut rig = Rig::new(&[]);
-    let demands = rig.poll_all(0);
-    let place = |wanted: &Demand| demands.iter().position(|demand| demand == wanted);
-    assert!(place(&Demand::Probe(id(1))) < place(&Demand::Open(id(1))), "{demands:?}");
-    let refused = Err(StoreError::Refused("NOPERM".into()));
-    assert_eq!(rig.answer(Demand::Probe(id(1)), refused, 1), News::Nothing);
-    assert_eq!(rig.answer(Demand::Open(id(1)), APPLIED, 1), News::Nothing);
-    assert_eq!(rig.current(2), None);
-    assert!(rig.poll_all(400).contains(&Demand::Open(id(2))), "it is tried again");
-    assert_eq!(rig.answer(Demand::Probe(id(2)), REFUSED, 401), News::Nothing);
-    assert_eq!(rig.answer(Demand::Open(id(2)), APPLIED, 401), News::Opened);
 }

@@ -1,5 +1,6 @@
-//! Decides nothing of its own: keeps claims in this process, with the same contract as Redis. The embedded default of the demo, the
-//! reference in tests. No I/O; reads tokio's clock, so that a test can pause it.
+//! Decides nothing: claims in this process, with Redis's contract. No I/O; reads tokio's clock, which a test can pause.
+//!
+//! The embedded default of the demo, and the reference in tests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

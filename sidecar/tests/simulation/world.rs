@@ -44,6 +44,10 @@ pub(crate) struct Faults {
     pub(crate) restart: bool,
     /// The store forgets everything.
     pub(crate) flush: bool,
+    /// The store refuses scripts for seconds, and nothing else.
+    pub(crate) scripts: bool,
+    /// Every app is down for longer than a claim or a settled event is remembered.
+    pub(crate) weekend: bool,
     /// The flow of single sidecars is stopped for a while.
     pub(crate) pause: bool,
 }
@@ -83,6 +87,7 @@ enum Action {
     Terminate,
     End { sidecar: usize, life: u32 },
     Flush,
+    Scripts(bool),
     Pause { sidecar: usize, paused: bool },
 }
 
@@ -118,6 +123,7 @@ pub(crate) struct Seen {
     pub(crate) left: u64,
     pub(crate) joined_again: u64,
     pub(crate) flushed: u64,
+    pub(crate) scripts_refused: u64,
     pub(crate) paused: u64,
 }
 
@@ -132,6 +138,7 @@ impl std::ops::AddAssign for Seen {
         self.left += more.left;
         self.joined_again += more.joined_again;
         self.flushed += more.flushed;
+        self.scripts_refused += more.scripts_refused;
         self.paused += more.paused;
     }
 }
@@ -146,6 +153,8 @@ pub(crate) struct World {
     broker: Broker,
     store: Store,
     away: bool,
+    /// Scripts are refused.
+    no_scripts: bool,
     sidecars: Vec<Option<Sidecar>>,
     lives: Vec<u32>,
     saved: Vec<Vec<SessionId>>,
@@ -166,6 +175,8 @@ pub(crate) struct World {
 
 const FAULTS_END: Duration = Duration::from_secs(40);
 const GIVE_UP: Duration = Duration::from_secs(1_200);
+/// Longer than any claim lives there.
+const WEEKEND: Duration = Duration::from_secs(7_200);
 const START: Duration = Duration::from_secs(1_000);
 
 impl World {
@@ -189,6 +200,7 @@ impl World {
             broker: Broker::new(log),
             store: Store::default(),
             away: false,
+            no_scripts: false,
             sidecars: (0..plan.sidecars).map(|_| None).collect(),
             lives: vec![0; plan.sidecars],
             saved: vec![Vec::new(); plan.sidecars],
@@ -217,6 +229,14 @@ impl World {
             self.after(5, Action::Adopt(partition));
         }
         let faults = self.plan.faults;
+        if faults.weekend {
+            let at = self.rng.random_range(1_000..20_000);
+            let weekend = u64::try_from(WEEKEND.as_millis()).unwrap_or(u64::MAX);
+            for sidecar in 0..self.plan.sidecars {
+                self.after(at, Action::AppDown { sidecar, down: true });
+                self.after(at + weekend, Action::AppDown { sidecar, down: false });
+            }
+        }
         for second in 1..FAULTS_END.as_secs() {
             let at = second * 1_000;
             if faults.crash && self.rng.random_bool(0.1) {
@@ -236,6 +256,11 @@ impl World {
             if faults.restart && self.rng.random_bool(0.1) {
                 self.after(at, Action::Terminate);
             }
+            if faults.scripts && self.rng.random_bool(0.1) {
+                let long = self.rng.random_range(100..15_000);
+                self.after(at, Action::Scripts(true));
+                self.after(at + long, Action::Scripts(false));
+            }
             if faults.flush && self.rng.random_bool(0.05) {
                 self.after(at, Action::Flush);
             }
@@ -253,6 +278,11 @@ impl World {
         }
     }
 
+    /// How long a settled event is remembered. A claim lives an hour at least.
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(if self.plan.faults.weekend { 60 } else { 86_400 })
+    }
+
     /// Runs until everything is committed. The error says which promise was broken.
     pub(crate) fn run(&mut self) -> Result<(), String> {
         while let Some(Reverse((at, serial))) = self.agenda.pop() {
@@ -265,7 +295,9 @@ impl World {
             if self.broker.is_done() && self.now.since(Time::at(START)) > FAULTS_END {
                 return self.check_ledger();
             }
-            if self.now.since(Time::at(START)) > GIVE_UP {
+            if self.now.since(Time::at(START))
+                > GIVE_UP + if self.plan.faults.weekend { WEEKEND } else { Duration::ZERO }
+            {
                 break;
             }
         }
@@ -283,21 +315,27 @@ impl World {
 
     fn check_ledger(&self) -> Result<(), String> {
         let faults = self.plan.faults;
-        // A drain that ends before a refused copy is taken ends like a crash.
-        let calm = !(faults.crash || faults.restart && faults.copies);
+        // A drain that ends before a refused copy is taken ends like a crash; what a sidecar completes while the store refuses
+        // it is known to others once it is written back.
+        let calm = !(faults.crash || faults.restart && faults.copies || faults.scripts);
         let store_kept = !faults.outage && !faults.flush;
         for event in 0..self.plan.events {
             let effects: Vec<&Effected> = self.ledger.iter().filter(|effect| effect.event == event).collect();
             if effects.is_empty() {
                 return Err(format!("event {event} is lost"));
             }
-            for pair in effects.windows(2) {
-                let covered = pair[1].protection == Protection::Full && pair[0].protection == Protection::Full;
-                if covered && store_kept && pair[1].attempt <= pair[0].attempt {
+            // Each with the one before it that was fully protected, whatever came between.
+            let full: Vec<&&Effected> =
+                effects.iter().filter(|effect| effect.protection == Protection::Full && store_kept).collect();
+            for pair in full.windows(2) {
+                if faults.weekend && pair[0].completed {
+                    continue; // it is not remembered for so long
+                }
+                if pair[1].attempt <= pair[0].attempt {
                     return Err(format!("event {event}: attempt {} after {}", pair[1].attempt, pair[0].attempt));
                 }
                 // Only a crash between the answer and `done` brings a completed event again, or less than full protection.
-                if calm && pair[0].completed && covered && store_kept {
+                if calm && pair[0].completed {
                     return Err(format!("event {event} came again after it was completed"));
                 }
             }
@@ -395,6 +433,10 @@ impl World {
             Action::Drain => self.drain(),
             Action::Terminate => self.terminate(),
             Action::End { sidecar, life } => self.end(sidecar, life),
+            Action::Scripts(refused) => {
+                self.tell(format!("scripts refused: {refused}"));
+                self.no_scripts = refused;
+            }
             Action::Flush => {
                 self.tell("the store forgets everything".into());
                 self.store = Store::default();

@@ -1,3 +1,5 @@
+//! Tests of `sidecar event-id`: what it prints, and what it says of bad input.
+
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -94,7 +96,7 @@ fn each_rule_can_be_asked_for() {
     assert_eq!(id(&["--rule", "record"]), sha(value).to_string());
     assert_eq!(
         id(&["--rule", "fields", "--field", "/event_id", "--field", "/data"]),
-        sha(r#"{"/data":2,"/event_id":"1"}"#).to_string()
+        sha("idempotent-consumer/fields\0{\"/data\":2,\"/event_id\":\"1\"}").to_string()
     );
     let header = id(&["--rule", "header", "--header-name", "ce_id", "--header", "ce_id=a=b"]);
     assert_eq!(header, sha("idempotent-consumer/header\0\0\0\0\x05ce_ida=b").to_string());

@@ -170,6 +170,44 @@ fn a_value_that_is_not_ours_is_held_and_reported() {
 }
 
 #[test]
+fn of_several_foreign_values_one_is_named_and_all_are_counted() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    for n in 1..=3 {
+        rig.put(n, "processing");
+        rig.request(usize::from(n), n);
+    }
+    rig.settle_down();
+    let named = rig.gate.unusable(rig.now).unwrap().key.clone();
+    for _ in 0..100 {
+        rig.pass_alive(1);
+        assert_eq!(rig.gate.unusable(rig.now).unwrap().key, named);
+    }
+    rig.settle_down();
+    assert_eq!(rig.gate.foreign(), 3);
+    rig.store.remove(&*named);
+    rig.pass_alive(80);
+    assert_ne!(rig.gate.unusable(rig.now).unwrap().key, named, "the next one's turn");
+}
+
+#[test]
+fn who_holds_an_event_and_since_when_is_known_until_it_is_free() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.put(1, claim_value(session(77), 1));
+    rig.put_session(77);
+    rig.request(1, 1);
+    rig.settle_down();
+    let since = rig.now;
+    rig.pass_alive(30);
+    let held = rig.gate.longest_held().unwrap();
+    assert_eq!((held.key, held.since, held.holder), (key(1).text().clone(), since, session(77)));
+    rig.store.remove(&format!("s:{}", session(77)));
+    rig.pass_alive(2);
+    rig.settle_down();
+    assert!(rig.granted(1).is_some());
+    assert_eq!(rig.gate.longest_held(), None);
+}
+
+#[test]
 fn a_key_of_another_type_goes_by_the_failure_policy() {
     let mut rig = Rig::open(FailurePolicy::Open);
     rig.wrong_type.insert(key(1).text().to_string());

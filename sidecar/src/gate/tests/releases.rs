@@ -46,20 +46,90 @@ fn nothing_is_claimed_again_before_its_release_is_confirmed() {
 }
 
 #[test]
-fn a_claim_older_than_half_its_ttl_is_not_started() {
+fn a_refused_release_is_repeated_and_voids_no_other_claim() {
+    for error in [StoreError::Refused("OOM".into()), StoreError::NotSent("refused".into())] {
+        let mut rig = Rig::open(FailurePolicy::Open);
+        rig.request(1, 1);
+        rig.request(2, 2);
+        rig.settle_down();
+        let failed = rig.started(1).claim;
+        rig.release(failed, true, Some(rig.now));
+        let release = rig.sent();
+        rig.answer(release.into_iter().map(|(token, _)| (token, Err(error.clone()))).collect());
+        assert_eq!(rig.gate.session(rig.now), Some(session(1)), "it surely was not applied: {error:?}");
+        assert!(rig.sent().is_empty(), "not at once");
+        assert_eq!(rig.gate.stance(1, &key(1)), Stance::BackingOff);
+        rig.pass(60);
+        rig.settle_down();
+        let claim = rig.granted(1).unwrap();
+        assert_eq!((claim.session(), claim.attempt()), (Some(session(1)), 2));
+        assert_eq!(rig.started(2).claim.session(), Some(session(1)));
+    }
+}
+
+#[test]
+fn a_refused_release_that_nobody_waits_for_is_repeated_too() {
     let mut rig = Rig::open(FailurePolicy::Open);
     rig.request(1, 1);
-    rig.request(2, 2);
     rig.settle_down();
-    let half = TTL.as_secs() / 2;
+    let failed = rig.started(1).claim;
+    rig.release(failed, true, None);
+    let release = rig.sent();
+    rig.answer(release.into_iter().map(|(token, _)| (token, Err(StoreError::Refused("OOM".into())))).collect());
+    assert!(!rig.gate.is_idle());
+    rig.pass(60);
+    rig.settle_down();
+    assert_eq!(rig.stored(1), Some(&released_value(1)));
+    assert!(rig.gate.is_idle());
+}
+
+#[test]
+fn that_it_may_have_happened_outlives_the_claim() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let failed = rig.started(1).claim;
+    rig.release(failed, true, None);
+    rig.settle_down();
+    let released = rig.asked_of(1).into_iter().find_map(|op| match op {
+        Op::CompareAndSet { ttl, .. } => Some(*ttl),
+        _ => None,
+    });
+    assert_eq!(released, Some(Duration::from_secs(7 * 86_400)));
+}
+
+#[test]
+fn a_claim_that_waits_for_its_copy_lives_on() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let claim = rig.started(1).claim;
+    rig.asked.clear();
+    rig.gate.stall(&claim);
+    let keep = rig.sent();
+    let Some((_, Op::CompareAndSet { ttl, expect, value, .. })) = keep.first() else { panic!("{keep:?}") };
+    assert_eq!((*ttl, expect), (TTL, value), "nothing but its TTL changes");
+    // Neither its loss nor its coming late means anything.
+    rig.answer(keep.iter().map(|(token, _)| (token.clone(), unanswered())).collect());
+    assert_eq!(rig.gate.session(rig.now), Some(session(1)));
+    rig.complete(claim);
+    rig.settle_down();
+    rig.reply(keep);
+    assert_eq!(rig.stored(1), Some(&done_value(None)));
+}
+
+#[test]
+fn a_claim_older_than_half_its_ttl_is_not_started() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    let terms = Terms::new(Duration::from_secs(1));
+    for n in 1..=2 {
+        rig.gate.request(usize::from(n), &key(n), Wanted { fingerprint: None, terms, past: Past::default() }, rig.now);
+    }
+    rig.settle_down();
     let young = rig.granted(1).unwrap();
     let old = rig.granted(2).unwrap();
-    // Straight to the moment, with the session renewed there.
-    rig.pass(1_000 * half);
-    rig.gate.sessions = Sessions::new(SESSION_TTL, Vec::new(), rig.now);
-    let mut demands = Vec::new();
-    rig.gate.sessions.poll(rig.now, || session(1), &mut demands);
-    rig.gate.sessions.answered(&Demand::Open(session(1)), &Ok(Reply::Applied), rig.now);
+    rig.pass_alive(terms.claim_ttl.as_secs() / 2);
+    assert_eq!(rig.gate.session(rig.now), Some(session(1)), "renewed on the way");
     assert!(rig.gate.start(young, rig.now).is_some());
     rig.pass(1);
     assert!(rig.gate.start(old, rig.now).is_none());
@@ -69,34 +139,11 @@ fn a_claim_older_than_half_its_ttl_is_not_started() {
     assert!(rig.gate.start(again, rig.now).is_some());
 }
 
-/// Surely not applied: the claim stands, and what others hold under the session is as good as before.
-#[test]
-fn a_release_that_the_store_did_not_take_is_said_again() {
-    let mut rig = Rig::open(FailurePolicy::Open);
-    rig.request(1, 1);
-    rig.request(2, 2);
-    rig.settle_down();
-    let failed = rig.started(1).claim;
-    let other = rig.granted(2).unwrap();
-    rig.release(failed, true, Some(rig.now));
-    for _ in 0..3 {
-        let ops = rig.sent();
-        let [(Token::Release(_), _)] = &ops[..] else { panic!("{ops:?}") };
-        rig.answer(ops.into_iter().map(|(token, _)| (token, Err(StoreError::Refused("OOM".into())))).collect());
-        assert!(rig.sent().is_empty(), "not at once");
-        rig.pass(1_000);
-    }
-    assert_eq!(rig.gate.session(rig.now), Some(session(1)), "no reason to give it up");
-    rig.settle_down();
-    assert_eq!(rig.started(1).claim.attempt(), 2);
-    assert!(rig.gate.start(other, rig.now).is_some());
-}
-
 #[test]
 fn what_was_sent_from_here_is_remembered_beyond_a_withdrawal() {
     let mut rig = Rig::open(FailurePolicy::Open);
     let past = Past { attempt: 3, not_before: rig.now + Duration::from_secs(5) };
-    rig.gate.request_again(1, &key(1), None, Terms::new(TTL), past, rig.now);
+    rig.gate.request(1, &key(1), Wanted { fingerprint: None, terms: Terms::new(TTL), past }, rig.now);
     rig.settle_down();
     assert!(rig.granted(1).is_none(), "it backs off");
     rig.pass(5_000);

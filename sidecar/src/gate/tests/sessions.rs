@@ -1,6 +1,7 @@
 //! Tests of what the end of a session means for claims.
 
 use super::*;
+use crate::session::Demand;
 
 #[test]
 fn nothing_is_started_under_a_session_that_ran_out() {
@@ -37,6 +38,18 @@ fn lost_data_degrades_protection_for_one_ttl() {
     let since = rig.now;
     rig.now = since + TTL;
     assert_eq!(rig.gate.data_lost(rig.now), None);
+}
+
+#[test]
+fn a_renewal_does_not_wait_behind_claims() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.pass(3_000);
+    rig.request(1, 1);
+    rig.gate.poll(rig.now);
+    let first = rig.gate.take_session_ops();
+    assert!(matches!(&first[..], [(Token::Session(Demand::Renew(_)), _)]), "{first:?}");
+    let rest = rig.gate.take_ops();
+    assert!(matches!(&rest[..], [(Token::Claim(_), _)]), "{rest:?}");
 }
 
 #[test]

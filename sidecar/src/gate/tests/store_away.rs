@@ -209,3 +209,94 @@ fn a_delivery_without_the_store_that_fails_comes_again_with_the_next_attempt() {
     let claim = rig.granted(1).unwrap();
     assert_eq!((claim.attempt(), claim.session().is_some()), (3, true));
 }
+
+/// Everything that is a script.
+fn is_script(op: &Op) -> bool {
+    matches!(op, Op::CompareAndSet { .. } | Op::CompareAndDelete { .. })
+}
+
+#[test]
+fn a_store_that_refuses_scripts_counts_as_away() {
+    let mut rig = Rig::new(FailurePolicy::Open);
+    rig.refuses = is_script;
+    rig.put(1, released_value(1));
+    rig.put(2, claim_value(session(77), 1));
+    rig.request(1, 1);
+    rig.request(2, 2);
+    rig.live(5_000);
+    assert!(rig.gate.away_since().is_some(), "else what must be taken over waits until its key ends");
+    assert_eq!(rig.gate.session(rig.now), None);
+    assert!(rig.gate.last_error().unwrap().contains("NOPERM"));
+    for ticket in [1, 2] {
+        assert_eq!(rig.started(ticket).gated, Gated::Memory);
+    }
+    rig.refuses = |_| false;
+    rig.live(1_500);
+    assert!(rig.gate.away_since().is_none() && rig.gate.last_error().is_none());
+}
+
+#[test]
+fn also_one_that_begins_to_refuse_them_while_a_session_lives() {
+    for policy in [FailurePolicy::Open, FailurePolicy::Closed] {
+        let mut rig = Rig::open(policy);
+        rig.request(1, 1);
+        rig.settle_down();
+        rig.refuses = is_script;
+        let failed = rig.started(1).claim;
+        rig.release(failed, true, Some(rig.now));
+        let mut n = 2;
+        // Claims and completions go on meanwhile, and are answered.
+        for _ in 0..300 {
+            rig.live(10);
+            if let Some(claim) = rig.granted(usize::from(n) - 1).filter(|_| n > 2)
+                && let Some(started) = rig.gate.start(claim, rig.now)
+            {
+                rig.complete(started.claim);
+            }
+            rig.request(usize::from(n), n);
+            n = n.saturating_add(1).min(250);
+            if rig.gate.away_since().is_some() {
+                break;
+            }
+        }
+        assert!(rig.gate.away_since().is_some(), "{policy:?}");
+        rig.live(5_000);
+        assert!(rig.gate.away_since().is_some(), "it does not close as long as scripts are refused");
+        rig.refuses = |_| false;
+        rig.live(3_000);
+        assert!(rig.gate.away_since().is_none());
+        if policy == FailurePolicy::Closed {
+            assert_eq!(rig.granted(1).unwrap().attempt(), 2);
+        }
+    }
+}
+
+#[test]
+fn one_dead_node_of_a_cluster_keeps_the_breaker_open() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    // The node that serves the keys of even events is dead; whose session keys lie elsewhere.
+    rig.refuses = |op| [2, 4, 6].iter().any(|n| **op.key() == **key(*n).text());
+    for n in 1..=6 {
+        rig.request(usize::from(n), n);
+    }
+    rig.live(5_000);
+    let away = rig.gate.away_since().expect("the breaker is open");
+    rig.live(10_000);
+    assert_eq!(rig.gate.away_since(), Some(away), "a session on a living node says nothing of the dead one");
+    rig.refuses = |_| false;
+    rig.live(1_500);
+    assert!(rig.gate.away_since().is_none());
+}
+
+#[test]
+fn single_errors_far_apart_do_not_open_the_breaker() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    for n in 0..20 {
+        rig.request(1, n);
+        let ops = rig.sent();
+        rig.answer(ops.into_iter().map(|(token, _)| (token, Err(StoreError::NotSent("refused".into())))).collect());
+        rig.gate.withdraw(1, &key(n), rig.now);
+        rig.pass_alive(12);
+    }
+    assert!(rig.gate.away_since().is_none());
+}

@@ -213,6 +213,9 @@ fn refusal(op: &Op, form: Form, error: &ServerError) -> Meaning {
         return Meaning::Answer(Err(StoreError::WrongType(op.key().clone())));
     }
     let ours = NOT_EXECUTED.contains(&error.code());
+    if matches!(error.code(), "NOPERM" | "ERR") && text.to_ascii_lowercase().contains("eval") {
+        return refused(format!("{text}; the sidecar needs EVAL and EVALSHA: releases and take-overs are scripts"));
+    }
     let proxy = error.code() == "ERR" && PROXY_GAVE_UP.iter().any(|gave_up| detail.contains(gave_up));
     if ours && !proxy { refused(text) } else { Meaning::Answer(Err(StoreError::Unanswered(text))) }
 }
@@ -309,6 +312,18 @@ mod tests {
             "ERR Error running script (call to f_0): @user_script:1: WRONGTYPE Operation against a key",
         ] {
             assert_eq!(error(&cas(), NATIVE, line), Meaning::Answer(Err(StoreError::WrongType("k".into()))));
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_no_scripts_is_told_what_they_are_for() {
+        for line in [
+            "NOPERM User app has no permissions to run the 'evalsha' command",
+            "NOPERM this user has no permissions to run the 'eval' command or its subcommand",
+            "ERR unknown command 'EVALSHA', with args beginning with: ",
+        ] {
+            let Meaning::Answer(Err(StoreError::Refused(text))) = error(&cas(), NATIVE, line) else { panic!("{line}") };
+            assert!(text.starts_with(line) && text.contains("needs EVAL and EVALSHA"), "{text}");
         }
     }
 

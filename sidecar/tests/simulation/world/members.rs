@@ -9,7 +9,7 @@ impl World {
             session_prefix: "s:".into(),
             session_ttl: Duration::from_secs(10),
             done_values: Vec::new(),
-            longest_ttl: Duration::from_secs(86_400),
+            longest_ttl: self.ttl(),
         };
         let sessions = self.sessions.clone();
         let fresh = move || {
@@ -20,7 +20,7 @@ impl World {
         let config = PipelineConfig {
             group: "g".into(),
             key_prefix: "k:".into(),
-            ttl: Duration::from_secs(86_400),
+            ttl: self.ttl(),
             ttl_overrides: Default::default(),
             ordering: self.plan.ordering,
             concurrency: 8,

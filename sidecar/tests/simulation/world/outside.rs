@@ -18,6 +18,7 @@ impl World {
         let lose_request = faulty && self.rng.random_bool(0.03);
         let lose_reply = faulty && self.rng.random_bool(0.03);
         let late = faulty && self.rng.random_bool(0.03);
+        let refuses = faulty && self.rng.random_bool(0.03);
         let mut answers = Vec::new();
         for (token, op) in ops {
             let unanswered = Err(StoreError::Unanswered("time-out".into()));
@@ -29,6 +30,9 @@ impl World {
                 let delay = self.rng.random_range(1..15_000);
                 self.after(delay, Action::Apply { op });
                 unanswered
+            } else if let Some(error) = self.refusal(&op, refuses) {
+                self.tell(format!("{sidecar}: {op:?} -> {error}"));
+                Err(error)
             } else {
                 let reply = self.store.apply(&op, self.now);
                 // Renewals go on for ever and tell nothing.
@@ -41,6 +45,15 @@ impl World {
         }
         let delay = if lose_request || late || lose_reply { 250 } else { self.rng.random_range(0..3) };
         self.after(delay, Action::Answers { sidecar, life, answers });
+    }
+
+    /// The server answers with an error, and does nothing.
+    fn refusal(&mut self, op: &Op, refuses: bool) -> Option<StoreError> {
+        if self.no_scripts && matches!(op, Op::CompareAndSet { .. } | Op::CompareAndDelete { .. }) {
+            self.seen.scripts_refused += 1;
+            return Some(StoreError::Refused("NOPERM".into()));
+        }
+        (refuses && self.rng.random_bool(0.5)).then(|| StoreError::Refused("OOM".into()))
     }
 
     pub(super) fn perform(&mut self, sidecar: usize, effect: Effect) {
