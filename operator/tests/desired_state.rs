@@ -140,7 +140,8 @@ fn what_claims_stand_on_replaces_all_pods_at_once() {
 fn a_field_with_its_default_asks_for_nothing() {
     assert_eq!(plan_after(|c| c["spec"]["delivery"] = json!({"path": "/"})), Plan::Keep);
     assert_eq!(plan_after(|c| c["spec"]["eventId"] = json!({"rule": "Data"})), Plan::Keep);
-    assert_eq!(plan_after(|c| c["spec"]["redis"]["failurePolicy"] = "Open".into()), Plan::Roll);
+    assert_eq!(plan_after(|c| c["spec"]["redis"]["failurePolicy"] = "Open".into()), Plan::Keep);
+    assert_eq!(plan_after(|c| c["spec"]["redis"]["failurePolicy"] = "Closed".into()), Plan::Roll);
 }
 
 #[test]
