@@ -40,8 +40,8 @@ pub struct SidecarConfig {
     /// How an event is told from another.
     #[serde(default)]
     pub event_id: EventIdRule,
-    /// Template of the Redis keys, over `{group}`, `{topic}` and `{type}`; the event id follows it. Must not begin as
-    /// `session.prefix` does.
+    /// Template of the Redis keys, over `{group}`, `{topic}` and `{type}`; the event id follows it. In what they are filled
+    /// with, `:`, `%` and what follows the placeholder are escaped. Must not begin as `session.prefix` does.
     #[serde(default = "default::key_prefix")]
     pub key_prefix: String,
     /// Values that mean "done" in Redis beside `1` and `1:<fingerprint>`, for services that write another. None begins with
@@ -211,7 +211,7 @@ pub struct RedisConfig {
     /// What happens to events while Redis is away.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
-    /// How long one round trip may take before it counts as an error, 10ms to 10s. Below a third of `session.ttl`.
+    /// How long one round trip may take before it counts as an error, 10ms to 10s. Below a sixth of `session.ttl`.
     #[serde(default = "default::redis_timeout")]
     pub timeout: Duration,
 }

@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn a_namespace_that_ends_is_told_from_what_is_forbidden() {
-        let ends = "secrets \"a\" is forbidden: unable to create new content in namespace x because it is being terminated";
+        let ends =
+            "secrets \"a\" is forbidden: unable to create new content in namespace x because it is being terminated";
         assert!(namespace_ends(&error(403, ends)) && !refuses(&error(403, ends)));
         assert!(!namespace_ends(&error(403, "secrets \"a\" is forbidden: exceeded quota")));
     }

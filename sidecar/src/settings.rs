@@ -20,7 +20,7 @@ pub const LOG_VARIABLE: &str = "IDEMPOTENCY_LOG";
 
 /// Where named texts come from: the process's environment, or a map in tests.
 pub trait Strings {
-    /// The text of that name, if there is one that is UTF-8.
+    /// The text of that name, if there is one; with U+FFFD for what is not UTF-8.
     fn get(&self, name: &str) -> Option<String>;
 }
 
@@ -30,8 +30,13 @@ pub struct Environment;
 
 impl Strings for Environment {
     fn get(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok()
+        lossy(std::env::var_os(name))
     }
+}
+
+/// A text that is not UTF-8 is told by the sign that takes the place of what can't be read.
+fn lossy(text: Option<std::ffi::OsString>) -> Option<String> {
+    text.map(|text| text.to_string_lossy().into_owned())
 }
 
 impl Strings for HashMap<&str, &str> {
@@ -144,10 +149,13 @@ pub fn load(source: &impl Strings, path: &Path) -> Result<Settings, SettingsErro
     })?;
     let mut told = reading.problems;
     let settings = reading.config.and_then(|mut config| {
+        let mut problems = Problems::default();
         if let Some(socket) = source.get(SOCKET_VARIABLE) {
+            if socket.contains('\u{fffd}') {
+                problems.add("delivery.socket", format!("${SOCKET_VARIABLE} takes its place and is not UTF-8"));
+            }
             config.delivery.socket = socket.into();
         }
-        let mut problems = Problems::default();
         crds::config::validate(&config, &kafka_properties::check, &mut problems);
         let settings = complete(config, &mut problems);
         // A field that was mended to look at the rest has been told already.
@@ -252,22 +260,26 @@ impl Settings {
                 .push("kafka.sasl: PLAIN without kafka.tls sends the password readable over the network".to_owned());
         }
         let tls = self.redis.urls.iter().all(|url| url.expose().starts_with("rediss:"));
-        if !tls && self.redis.password.is_some() {
-            warnings
-                .push("redis.passwordFile: without rediss:// the password goes readable over the network".to_owned());
+        let in_url = |url: &Secret| redis_url::parse(url.expose(), Topology::Standalone).is_ok_and(|url| url.password);
+        let field = match &self.redis.password {
+            Some(_) => Some("redis.passwordFile"),
+            None => self.redis.urls.iter().any(in_url).then_some("redis.urlFile"),
+        };
+        if let Some(field) = field.filter(|_| !tls) {
+            warnings.push(format!("{field}: without rediss:// the password goes readable over the network"));
         }
-        if kafka.properties.get("enable.ssl.certificate.verification").is_some_and(|v| is_false(v)) {
-            let wrong =
-                "kafka.properties.enable.ssl.certificate.verification: without it anybody can pose as the broker";
-            warnings.push(wrong.to_owned());
+        // Each as librdkafka reads it.
+        for (name, off) in [
+            ("enable.ssl.certificate.verification", &["false", "f", "0"][..]),
+            ("ssl.endpoint.identification.algorithm", &["none"]),
+        ] {
+            let value = kafka.properties.get(name).map(|value| value.to_ascii_lowercase());
+            if value.is_some_and(|value| off.contains(&&*value)) {
+                warnings.push(format!("kafka.properties.{name}: without it anybody can pose as the broker"));
+            }
         }
         warnings
     }
-}
-
-/// As librdkafka reads it.
-fn is_false(value: &str) -> bool {
-    ["false", "f", "0"].iter().any(|no| value.eq_ignore_ascii_case(no))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("ttl: forever", "ttl", "is not a duration", "24h"),
     ("ttl: 5", "ttl", "expected", "24h"),
     ("version: 7", "version", "reads 1", "1"),
-    ("eventId: {rule: Guess}", "eventId.rule", "unknown variant", "Data"),
+    ("eventId: {rule: Guess}", "eventId.rule", "none of the words", "Data"),
     ("keyPrefix: '{user}:'", "keyPrefix", "{user}", "{group}"),
     ("kafka: {}", "kafka.bootstrapServers", "is missing", "kafka-0:9092"),
     ("kafka: {bootstrapServers: kafka}", "kafka.bootstrapServers", "no port", "kafka-0:9092"),

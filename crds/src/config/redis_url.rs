@@ -27,6 +27,13 @@ impl RedisUrls {
         if self.password && redis.password_file.is_some() {
             problems.add("redis.passwordFile", format!("is set, and {field} holds a password: one of the two"));
         }
+        let user = self.username || redis.username_file.is_some();
+        if user && !self.password && redis.password_file.is_none() {
+            let wrong = format!(
+                "is missing, and {field} holds none: who signs in as a user needs a password, else no one does"
+            );
+            problems.add("redis.passwordFile", wrong);
+        }
         if !self.tls && (redis.ca_file.is_some() || redis.certificate_file.is_some()) {
             let file = if redis.ca_file.is_some() { "redis.caFile" } else { "redis.certificateFile" };
             let wrong = format!("is set, and {field} asks for no TLS: a URL that does begins with rediss://");

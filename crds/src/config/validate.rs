@@ -189,7 +189,16 @@ fn key_prefix(config: &SidecarConfig, problems: &mut Problems) {
     for topic in &config.topics {
         let mut head = String::new();
         let mut whole = true;
+        let mut behind_value = false;
         for piece in &pieces {
+            // As the sidecar fills it in: a value is kept apart from another one, and from a `%`.
+            let apart = match piece {
+                Piece::Name(_) => true,
+                Piece::Text(text) => text.starts_with('%'),
+            };
+            if behind_value && apart {
+                head.push(':');
+            }
             match piece {
                 Piece::Text(text) => head.push_str(text),
                 Piece::Name("group") => head.push_str(&config.group),
@@ -199,6 +208,7 @@ fn key_prefix(config: &SidecarConfig, problems: &mut Problems) {
                     break;
                 }
             }
+            behind_value = matches!(piece, Piece::Name(_)) || (behind_value && matches!(piece, Piece::Text("")));
         }
         let inside = head.starts_with(session) || (whole && session.starts_with(&head));
         if inside && !session.is_empty() {
@@ -242,8 +252,7 @@ fn session(config: &SidecarConfig, problems: &mut Problems) {
 
 fn whole(config: &SidecarConfig, problems: &mut Problems) {
     if config.admin.bind.parse::<std::net::SocketAddr>().is_err() {
-        let wrong = format!("`{}` is no IP address with a port", config.admin.bind.escape_debug());
-        problems.add("admin.bind", wrong);
+        problems.add("admin.bind", "is no IP address with a port");
     }
     let revoke = kafka_properties::max_poll_interval(&config.kafka.properties);
     if config.drain_timeout.get() >= revoke {

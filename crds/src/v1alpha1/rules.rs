@@ -64,11 +64,11 @@ pub(super) fn timeout_within_claim() -> Rule {
 }
 
 pub(super) fn redis_timeout_within_session() -> Rule {
-    let timeout = "duration(self.redis.timeout)";
+    let six = ["duration(self.redis.timeout)"; 6].join(" + ");
     let valid = [is_duration("self.redis.timeout"), is_duration("self.session.ttl")].join(" && ");
     rule(
-        format!("!({valid}) || {timeout} + {timeout} + {timeout} < duration(self.session.ttl)"),
-        "redis.timeout must be below a third of session.ttl: one slow answer would end the session",
+        format!("!({valid}) || {six} < duration(self.session.ttl)"),
+        "redis.timeout must be below a sixth of session.ttl: one slow answer would end the session",
     )
 }
 

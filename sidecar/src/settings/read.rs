@@ -203,6 +203,9 @@ fn expected(message: &str) -> String {
 
 /// serde's message in plain words; a text from the file is not repeated, since it may be a Secret in the wrong place.
 fn plain(message: &str) -> String {
+    if message.starts_with("unknown variant `") {
+        return format!("is none of the words there are{}", expected(message));
+    }
     let Some(rest) = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: ")) else {
         return message.to_owned();
     };
@@ -282,6 +285,11 @@ mod tests {
         assert!(!told.contains("hunter2"), "{told}");
         let broken = read("redis:\n  url: \"redis://:hunter2@r\n kafka: [").unwrap_err();
         assert!(!broken.wrong.contains("hunter2"), "{broken:?}");
+        for wrong in ["ttl: hunter2", "eventId: {rule: hunter2}", "redis: {url: 'redis://r', failurePolicy: hunter2}"] {
+            let reading = read(&format!("{}{wrong}\n", GOOD.replace("redis: {url: 'redis://r'}\n", ""))).unwrap();
+            let told = format!("{:?}", reading.problems);
+            assert!(told.contains("wrong") && !told.contains("hunter2"), "{told}");
+        }
         assert!(broken.line.is_some());
     }
 

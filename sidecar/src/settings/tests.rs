@@ -25,6 +25,8 @@ fn load_with(text: &str, environment: &HashMap<&str, &str>) -> Result<Settings, 
         ("username", "app"),
         ("url", "rediss://app:hunter2@redis:6380\n"),
         ("plain-url", "redis://:hunter2@redis\n"),
+        ("bare-url", "redis://redis\n"),
+        ("user-url", "redis://app@redis\n"),
         ("bad-url", "redis://:hunter2@redis:port\n"),
         ("cert.pem", CERTIFICATE),
         ("key.pem", KEY),
@@ -108,6 +110,15 @@ fn the_environment_names_the_socket() {
     assert_eq!(with("/run/other.sock").unwrap().config.delivery.socket, Path::new("/run/other.sock"));
     let told = with("other.sock").unwrap_err().to_string();
     assert!(told.contains("delivery.socket") && told.contains("no absolute path"), "{told}");
+    let told = with("/run/\u{fffd}.sock").unwrap_err().to_string();
+    assert!(told.contains("delivery.socket") && told.contains("not UTF-8"), "{told}");
+}
+
+#[test]
+fn an_environment_that_is_not_utf_8_is_not_taken_for_an_empty_one() {
+    use std::os::unix::ffi::OsStrExt;
+    assert_eq!(lossy(Some(std::ffi::OsStr::from_bytes(b"/run/\xff").to_owned())).as_deref(), Some("/run/\u{fffd}"));
+    assert_eq!(lossy(None), None);
 }
 
 #[test]
@@ -154,7 +165,7 @@ fn each_mistake_is_told_by_its_field() {
         (
             "kafka: {bootstrapServers: 'k:9092,SASL_SSL://u:hunter2@k:9092'}",
             "kafka.bootstrapServers",
-            "server 2 (no URL",
+            "server 2 of the list is a URL",
         ),
         ("kafka: {bootstrapServers: 'k:9092', tls: {keyFile: $DIR/key.pem}}", "kafka.tls.certificateFile", "missing"),
         ("kafka: {bootstrapServers: 'k:9092', tls: {certificateFile: $DIR/cert.pem}}", "kafka.tls.keyFile", "missing"),
@@ -183,7 +194,10 @@ fn each_mistake_is_told_by_its_field() {
         ("redis: {url: 'redis://r', topology: Sentinel}", "redis.sentinelMaster", "is missing"),
         ("redis: {url: 'redis://r', sentinelMaster: m}", "redis.sentinelMaster", "not Sentinel"),
         ("redis: {url: 'redis://r', timeout: 5ms}", "redis.timeout", "outside 10ms to 10s"),
-        ("redis: {url: 'redis://r', timeout: 4s}", "redis.timeout", "third of session.ttl"),
+        ("redis: {url: 'redis://r', timeout: 1670ms}", "redis.timeout", "sixth of session.ttl"),
+        ("redis: {url: 'redis://app@redis:6379'}", "redis.passwordFile", "missing"),
+        ("redis: {urlFile: $DIR/bare-url, usernameFile: $DIR/username}", "redis.passwordFile", "missing"),
+        ("redis: {urlFile: $DIR/user-url}", "redis.passwordFile", "missing"),
         ("delivery: {socket: app.sock}", "delivery.socket", "no absolute path"),
         (&socket, "delivery.socket", "108 bytes long"),
         ("delivery: {port: 0}", "delivery.port", "1 to 65535"),
@@ -285,10 +299,24 @@ fn what_is_allowed_and_risky_is_warned_of() {
     let warnings = load(&file).unwrap().warnings();
     assert!(warnings[0].starts_with("kafka.sasl: ") && warnings[1].starts_with("redis.passwordFile: "), "{warnings:?}");
     assert!(!warnings.concat().contains("hunter2"));
-    for (no, warned) in [("FALSE", true), ("0", true), ("f", true), ("true", false)] {
-        let mut settings = load(&file).unwrap();
-        settings.config.kafka.properties.insert("enable.ssl.certificate.verification".into(), no.into());
-        assert_eq!(settings.warnings().concat().contains("pose as the broker"), warned, "{no}");
+    let warnings = |lines: &str| {
+        let kept: String = GOOD.lines().filter(|l| !lines.contains(&l[..6])).map(|l| format!("{l}\n")).collect();
+        load(&format!("{kept}{lines}\n")).unwrap().warnings()
+    };
+    let told = warnings("redis: {urlFile: $DIR/plain-url}");
+    assert!(told[0].starts_with("redis.urlFile: ") && !told[0].contains("hunter2"), "{told:?}");
+    assert_eq!(warnings("redis: {urlFile: $DIR/url}"), [""; 0], "over TLS");
+    for (name, value, risky) in [
+        ("enable.ssl.certificate.verification", "false", true),
+        ("enable.ssl.certificate.verification", "FALSE", true),
+        ("enable.ssl.certificate.verification", "f", true),
+        ("enable.ssl.certificate.verification", "0", true),
+        ("enable.ssl.certificate.verification", "true", false),
+        ("ssl.endpoint.identification.algorithm", "none", true),
+        ("ssl.endpoint.identification.algorithm", "https", false),
+    ] {
+        let told = warnings(&format!("kafka: {{bootstrapServers: 'k:9092', properties: {{{name}: '{value}'}}}}"));
+        assert_eq!(told.iter().any(|told| told.contains(name)), risky, "{name}: {value}: {told:?}");
     }
 }
 

@@ -1,19 +1,15 @@
-//! Decides whether the Kafka part of a configuration makes sense. Pure; never repeats the value of a property that is refused.
+//! Decides whether the Kafka part of a configuration makes sense. Pure; never repeats the value of a property that is refused, nor a server.
 
 use super::super::{KafkaConfig, Problems, kafka_properties};
 use super::both;
 
 /// `property` is asked about each further property that is not refused by its name.
 pub(super) fn validate(kafka: &KafkaConfig, property: &dyn Fn(&str, &str, &mut Problems), problems: &mut Problems) {
-    for (at, server) in kafka.bootstrap_servers.split(',').map(str::trim).enumerate() {
+    let several = kafka.bootstrap_servers.contains(',');
+    for (index, server) in kafka.bootstrap_servers.split(',').map(str::trim).enumerate() {
         if let Err(wrong) = bootstrap_server(server) {
-            // Somebody may have put a user and a password here, as into a URL: they must not get into a log.
-            let which = if server.contains(['@', '/']) {
-                format!("server {} (no URL, no user and no password belong here)", at + 1)
-            } else {
-                format!("`{}`", server.escape_debug())
-            };
-            problems.add("kafka.bootstrapServers", format!("{which} {wrong}"));
+            let which = if several { format!("server {} of the list ", index + 1) } else { String::new() };
+            problems.add("kafka.bootstrapServers", format!("{which}{wrong}"));
         }
     }
     if let Some(tls) = &kafka.tls {
@@ -30,8 +26,11 @@ pub(super) fn validate(kafka: &KafkaConfig, property: &dyn Fn(&str, &str, &mut P
     }
 }
 
-/// `host:port`, with an IPv6 address in brackets.
+/// `host:port`, with an IPv6 address in brackets. What is wrong is told without the text: a URL in its place may hold a password.
 fn bootstrap_server(text: &str) -> Result<(), &'static str> {
+    if text.contains("://") || text.contains('@') {
+        return Err("is a URL or names a user: here stands host:port alone, and who signs in stands in kafka.sasl");
+    }
     let (host, port) = text.rsplit_once(':').ok_or("has no port")?;
     if !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return Err("has no port from 1 to 65535");
@@ -46,7 +45,7 @@ fn bootstrap_server(text: &str) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -78,6 +77,24 @@ mod tests {
             let told = told(name, "hunter2");
             assert!(told.starts_with(&format!("kafka.properties.{name}: is refused: ")), "{told}");
             assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_a_url_is_refused_and_not_repeated() {
+        let config = |servers: &str| KafkaConfig {
+            bootstrap_servers: servers.to_owned(),
+            tls: None,
+            sasl: None,
+            properties: BTreeMap::new(),
+        };
+        for servers in
+            ["SASL_SSL://user:hunter2@kafka:9092", "user:hunter2@kafka:9092", "kafka:9092,hunter2", "hunter2 :1"]
+        {
+            let mut problems = Problems::default();
+            validate(&config(servers), &|_, _, _| {}, &mut problems);
+            let told: String = problems.0.iter().map(ToString::to_string).collect();
+            assert!(told.starts_with("kafka.bootstrapServers: ") && !told.contains("hunter2"), "{told}");
         }
     }
 

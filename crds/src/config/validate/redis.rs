@@ -14,9 +14,6 @@ pub(super) fn validate(config: &SidecarConfig, problems: &mut Problems) {
         (None, Some(_)) => {}
     }
     both("redis", redis.certificate_file.is_some(), redis.key_file.is_some(), problems);
-    if redis.username_file.is_some() && redis.password_file.is_none() && redis.url.is_some() {
-        problems.add("redis.passwordFile", "is missing: usernameFile needs the user's password");
-    }
     match (redis.topology, redis.sentinel_master.as_deref()) {
         (Topology::Sentinel, None) => problems.add("redis.sentinelMaster", "is missing: topology Sentinel needs it"),
         (Topology::Sentinel, Some(name)) => {
@@ -50,12 +47,14 @@ fn inline(url: &str, redis: &RedisConfig, problems: &mut Problems) {
 fn timeout(config: &SidecarConfig, problems: &mut Problems) {
     let timeout = config.redis.timeout.get();
     within("redis.timeout", timeout, Duration::from_millis(10), Duration::from_secs(10), problems);
-    let renewal = config.session.ttl.get() / 3;
+    // A renewal is sent after a third of the TTL and may take twice the time-out, to connect and to be answered; behind one that
+    // was not answered there must be room for another.
+    let most = config.session.ttl.get() / 6;
     // A wrong session.ttl is told there; measured against it, every time-out would be wrong as well.
-    let sound = renewal >= Duration::from_secs(1) / 3 && timeout <= Duration::from_secs(10);
-    if sound && timeout >= renewal {
+    let sound = most >= Duration::from_secs(1) / 6 && timeout <= Duration::from_secs(10);
+    if sound && timeout >= most {
         let wrong = format!(
-            "is {}, not below a third of session.ttl ({}): one slow answer would end the session",
+            "is {}, not below a sixth of session.ttl ({}): one slow answer would end the session",
             config.redis.timeout, config.session.ttl
         );
         problems.add("redis.timeout", wrong);

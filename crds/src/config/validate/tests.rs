@@ -70,6 +70,20 @@ fn all_mistakes_are_told_in_a_fixed_order_and_without_secrets() {
 }
 
 #[test]
+fn values_side_by_side_are_kept_apart_where_prefixes_are_compared() {
+    let prefix = |prefix: &str, group: &str| told(json!({"keyPrefix": prefix, "group": group})).concat();
+    assert!(
+        prefix("idempotency:{group}{type}", "session")
+            .starts_with("keyPrefix: gives keys that begin as session.prefix")
+    );
+    assert!(
+        prefix("idempotency:{group}%{type}", "session")
+            .starts_with("keyPrefix: gives keys that begin as session.prefix")
+    );
+    assert_eq!(prefix("idempotency:{group}{type}", "sessions"), "");
+}
+
+#[test]
 fn the_shortest_claim_counts_and_none_is_below_an_hour() {
     let hours = |fields: Value| config(fields).claim_ttl().as_secs() / 3600;
     assert_eq!(hours(json!({})), 24);
