@@ -271,6 +271,7 @@ impl Pass<'_> {
         let port = consumer.map_or(9464, |consumer| u16::try_from(consumer.spec.sidecar.admin_port).unwrap_or(9464));
         let answers = observe::observe(&pods, port).await;
         let shown = self.context.stores.children(ChildKind::Deployment).get(self.key);
+        let shown = self.memory.ledger.live(ChildKind::Deployment, &self.key.name, shown);
         let uid = self.object.meta().uid.clone().unwrap_or_default();
         let shown = shown.filter(|live| dereference::is_owned_by(live, &uid));
         let found = Found {

@@ -11,7 +11,6 @@ use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 
 use super::build::{self, ChildKind};
-use super::deployment;
 use super::key::Key;
 use super::memory::Remembered;
 use super::store::Stores;
@@ -140,6 +139,14 @@ pub enum Error {
         /// What happened.
         source: Box<kube::Error>,
     },
+    /// The API server did not answer as it should.
+    #[error("the Deployment `{name}` can't be read: {}", words(source))]
+    Deployment {
+        /// Its name.
+        name: String,
+        /// What happened.
+        source: Box<kube::Error>,
+    },
 }
 
 /// The keys of an object that a consumer names, as they were in one version of it.
@@ -185,8 +192,8 @@ pub async fn dereference(
         named.into_iter().map(|named| (lookup(&named, memory), named)).map(|(found, named)| (named, found)).collect();
     let secret = sidecar_secret(client, stores, key, consumer, memory).await?;
     let rival = rival(consumer, stores.consumers.store().state().iter().filter_map(|other| other.0.as_ref().ok()));
-    let live = stores.children(ChildKind::Deployment).get(key);
-    let running = live.filter(|live| is_owned(live, consumer)).map(|live| deployment::running(&live));
+    let live = deployment(client, stores, key, memory).await?;
+    let running = live.filter(|live| is_owned(live, consumer)).map(|live| super::deployment::running(&live));
     Ok(References { values, secret, rival, running })
 }
 
@@ -256,6 +263,25 @@ async fn fetch(
             })
         }
     })
+}
+
+/// The Deployment as it is, also while the store is behind our own write: how to go on is decided by it.
+async fn deployment(
+    client: &Client,
+    stores: &Stores,
+    key: &Key,
+    memory: &Remembered,
+) -> Result<Option<Arc<DynamicObject>>, Error> {
+    let (kind, ledger) = (ChildKind::Deployment, &memory.ledger);
+    let shown = stores.children(kind).get(key);
+    if shown.is_none() && ledger.knows(kind, &key.name) {
+        // It was made, and is not shown yet, or is gone.
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &kind.resource());
+        let live = api.get_opt(&key.name).await;
+        let live = live.map_err(|source| Error::Deployment { name: key.name.clone(), source: Box::new(source) })?;
+        return Ok(live.map(Arc::new));
+    }
+    Ok(ledger.live(kind, &key.name, shown))
 }
 
 /// The consumer's own secret: as it is in the cluster, else as it was generated before, else generated.

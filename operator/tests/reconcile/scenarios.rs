@@ -283,3 +283,27 @@ async fn one_that_is_deleted_is_left_to_the_garbage_collector() {
     world.reconcile().await.unwrap();
     assert_eq!(world.api.words(), Vec::<String>::new());
 }
+
+/// Each kind has a watch of its own: what others bring may lead to a reconcile before the Deployment's event comes.
+#[tokio::test]
+async fn while_the_deployments_watch_is_behind_its_last_answer_decides() {
+    let mut world = World::new();
+    world.settle().await;
+    let prefix = |world: &World, prefix: Option<&str>| {
+        world.api.change(CONSUMER, |consumer| match prefix {
+            Some(prefix) => consumer["spec"]["keyPrefix"] = prefix.into(),
+            None => _ = consumer["spec"].as_object_mut().unwrap().remove("keyPrefix"),
+        });
+    };
+    prefix(&world, Some("other:"));
+    world.sync_consumers();
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Progressing").0, "True", "the old Deployment is complete, and is not the one there is");
+    prefix(&world, None);
+    world.sync_consumers();
+    world.reconcile().await.unwrap();
+    let deployment = world.api.get(DEPLOYMENT).unwrap();
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate", "pods of the other prefix run or start");
+    assert!(!current_config(&world).is_empty());
+}

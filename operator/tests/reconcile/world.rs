@@ -100,6 +100,11 @@ impl World {
         feed::<PartialObjectMeta<_>>(&mut keepers.config_maps, all("/configmaps/"));
     }
 
+    /// Lets the watch of consumers alone see how things are: the others are behind.
+    pub(crate) fn sync_consumers(&mut self) {
+        feed(&mut self.keepers.consumers, self.api.list("/idempotentconsumers/"));
+    }
+
     /// Reconciles once, with what the watches have shown.
     pub(crate) async fn reconcile(&mut self) -> Result<Action, Error> {
         let key = operator::controller::key::Key::new("ns", "a");
