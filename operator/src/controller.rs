@@ -95,6 +95,9 @@ pub enum Error {
     /// Its status could not be read or written.
     #[error("the status can't be read or written: {}", words(.0))]
     Status(Box<kube::Error>),
+    /// Pods of a Deployment that is gone have not ended, and new ones would not see their claims.
+    #[error("the pod {0} of the former Deployment has not ended, and new pods would not see its claims; the Deployment is made when it has")]
+    OldPods(String),
     /// The operator ends.
     #[error("the operator ends")]
     Ending,
@@ -112,7 +115,9 @@ impl Error {
             Self::Apply(apply::Error::NameConflict { .. }) => Some("NameConflict"),
             Self::Apply(apply::Error::TemplateRefused { .. }) => Some("TemplateRefused"),
             Self::Apply(apply::Error::ChildRefused { .. }) => Some("ChildRefused"),
-            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::Ending => None,
+            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::OldPods(_) | Self::Ending => {
+                None
+            },
         }
     }
 
@@ -127,6 +132,7 @@ impl Error {
             Self::Apply(apply::Error::Api { .. }) => Outcome::ApplyFailed,
             Self::Dereference(_) => Outcome::DereferenceFailed,
             Self::Status(_) => Outcome::StatusFailed,
+            Self::OldPods(_) => Outcome::Waiting,
             Self::Ending => Outcome::Ending,
         }
     }
@@ -158,6 +164,8 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     let failed = result.as_ref().err().or(written.as_ref().err());
     context.metrics.reconciled(failed.map_or(Outcome::Done, Error::outcome), started.elapsed());
     let retry = match result {
+        // The pod's end wakes it, too.
+        Err(Error::OldPods(_)) => Some(backoff::until_asked(rand::random())),
         Err(error) if error.mistake().is_none() => return Err(error),
         Err(Error::Apply(apply::Error::TemplateRefused { retry, .. })) => Some(retry),
         // Who has the name may go without our hearing of it, as may what refuses a child.
@@ -204,6 +212,9 @@ impl Pass<'_> {
         let references = dereference::dereference(client, stores, self.key, consumer, self.memory).await?;
         // 2. validate
         let validated = self.validate(consumer, &references)?;
+        if let Some(pod) = validated.old_pod() {
+            return Err(Error::OldPods(pod.to_owned()));
+        }
         // 3. build
         let desired = build::build(&validated);
         // 4. apply

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crds::v1alpha1::IdempotentConsumer;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 
@@ -124,6 +124,9 @@ pub struct References {
     pub rival: Option<Rival>,
     /// The consumer's Deployment, if there is one.
     pub running: Option<Running>,
+    /// What claims of its pods stand on ([`crate::controller::build::annotation::IDENTITY`]), each with the name of a pod. Those that
+    /// end count until they have, since they have deliveries under way; no count of a Deployment's has them.
+    pub pods: BTreeMap<String, String>,
 }
 
 /// What could not be looked up; it may be there all the same.
@@ -194,7 +197,18 @@ pub async fn dereference(
     let rival = rival(consumer, stores.consumers.store().state().iter().filter_map(|other| other.0.as_ref().ok()));
     let live = deployment(client, stores, key, memory).await?;
     let running = live.filter(|live| is_owned(live, consumer)).map(|live| super::deployment::running(&live));
-    Ok(References { values, secret, rival, running })
+    let pods = identities(&stores.pods.of(key));
+    Ok(References { values, secret, rival, running, pods })
+}
+
+/// What claims of pods stand on that have not ended, each with the name of one of them.
+fn identities(pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
+    let ended = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let there = pods.iter().filter(|pod| !ended(pod));
+    there.filter_map(|pod| Some((pod.annotations().get(build::annotation::IDENTITY)?.clone(), pod.name_any()))).collect()
 }
 
 fn lookup(named: &Reference, memory: &Remembered) -> Lookup {

@@ -53,6 +53,8 @@ values! {
         ApplyFailed = "apply_failed",
         /// The status could not be written.
         StatusFailed = "status_failed",
+        /// Pods of a former Deployment have not ended.
+        Waiting = "waiting",
         /// The operator ended meanwhile.
         Ending = "ending",
     }

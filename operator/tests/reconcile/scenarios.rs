@@ -4,7 +4,7 @@ use operator::controller::upgrade::Upgrade;
 use serde_json::{Value, json};
 
 use crate::api::Asked;
-use crate::world::{CONFIG_MAPS, CONSUMER, DEPLOYMENT, REPLICA_SETS, SECRETS, World};
+use crate::world::{CONFIG_MAPS, CONSUMER, DEPLOYMENT, PODS, REPLICA_SETS, SECRETS, World};
 
 fn is_trial_of_the_deployment(asked: &Asked) -> bool {
     asked.dry_run() && asked.path == DEPLOYMENT
@@ -306,4 +306,56 @@ async fn while_the_deployments_watch_is_behind_its_last_answer_decides() {
     let deployment = world.api.get(DEPLOYMENT).unwrap();
     assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate", "pods of the other prefix run or start");
     assert!(!current_config(&world).is_empty());
+}
+
+fn change_prefix(world: &World) {
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["keyPrefix"] = "other:".into());
+}
+
+/// Pods that end are in no count of a Deployment's.
+#[tokio::test]
+async fn pods_of_another_prefix_that_end_are_waited_for_at_no_replicas_too() {
+    let mut world = World::new();
+    world.settle().await;
+    world.make_pod("a-old");
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["replicas"] = 0.into());
+    change_prefix(&world);
+    world.sync();
+    world.settle().await;
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"]["type"], "Recreate", "the old pod ends still");
+    world.api.change(&format!("{PODS}/a-old"), |pod| pod["status"]["phase"] = "Succeeded".into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"]["type"], "RollingUpdate");
+}
+
+#[tokio::test]
+async fn a_deployment_is_not_made_beside_pods_of_another_prefix() {
+    let mut world = World::new();
+    world.settle().await;
+    world.make_pod("a-old");
+    world.api.remove(DEPLOYMENT);
+    change_prefix(&world);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(DEPLOYMENT).is_none());
+    let (status, reason, message) = world.condition("Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "WaitingForOldPods"));
+    assert!(message.contains("a-old"), "{message}");
+    assert_eq!(world.condition("SpecValid").0, "True");
+    world.api.remove(&format!("{PODS}/a-old"));
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(DEPLOYMENT).is_some());
+}
+
+#[tokio::test]
+async fn pods_of_the_same_prefix_are_not_waited_for() {
+    let mut world = World::new();
+    world.settle().await;
+    world.make_pod("a-old");
+    world.api.remove(DEPLOYMENT);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(DEPLOYMENT).is_some());
 }

@@ -23,6 +23,7 @@ use crate::api::Api;
 pub(crate) const CONSUMER: &str = "/apis/idempotency.dev/v1alpha1/namespaces/ns/idempotentconsumers/a";
 pub(crate) const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/ns/deployments/a";
 pub(crate) const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/ns/replicasets";
+pub(crate) const PODS: &str = "/api/v1/namespaces/ns/pods";
 pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/ns/configmaps";
 pub(crate) const SECRETS: &str = "/api/v1/namespaces/ns/secrets";
 
@@ -130,6 +131,16 @@ impl World {
                 "observedGeneration": deployment["metadata"]["generation"],
                 "replicas": wanted, "readyReplicas": wanted, "updatedReplicas": wanted, "availableReplicas": wanted,
             });
+        });
+    }
+
+    /// A pod as the Deployment would make it now.
+    pub(crate) fn make_pod(&self, name: &str) {
+        let template = self.api.get(DEPLOYMENT).expect("a Deployment")["spec"]["template"]["metadata"].clone();
+        self.api.change(&format!("{PODS}/{name}"), |pod| {
+            *pod = json!({"metadata": template, "status": {"phase": "Running"}});
+            pod["metadata"]["name"] = name.into();
+            pod["metadata"]["namespace"] = "ns".into();
         });
     }
 

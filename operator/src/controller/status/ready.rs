@@ -3,6 +3,7 @@
 use crds::conditions::{Finding, Holds, PROGRESSING, READY};
 
 use super::{Found, pods};
+use crate::controller::Error;
 use crate::controller::deployment::Facts;
 
 /// Whether all replicas work, or none is asked for.
@@ -39,6 +40,7 @@ pub(super) fn progressing(found: &Found<'_>, facts: Option<&Facts>) -> Finding {
             Err(error) if error.mistake().is_some() => {
                 finding(Holds::False, "Blocked", "waits for a spec that can be carried out".into())
             }
+            Err(Error::OldPods(_)) => finding(Holds::True, "WaitingForOldPods", waits(found)),
             _ => finding(Holds::True, "Deploying", "there is no Deployment yet".into()),
         };
     };
@@ -66,6 +68,10 @@ pub(super) fn progressing(found: &Found<'_>, facts: Option<&Facts>) -> Finding {
             finding(Holds::True, "RollingOut", message)
         }
     }
+}
+
+fn waits(found: &Found<'_>) -> String {
+    found.result.as_ref().err().map(ToString::to_string).unwrap_or_default()
 }
 
 fn trouble(found: &Found<'_>, facts: &Facts) -> Option<pods::Trouble> {
