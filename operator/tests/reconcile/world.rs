@@ -144,6 +144,13 @@ impl World {
         });
     }
 
+    /// The generation that a condition of the consumer's speaks of.
+    pub(crate) fn generation_of(&self, about: &str) -> Option<i64> {
+        let consumer = self.api.get(CONSUMER)?;
+        let conditions = consumer.pointer("/status/conditions")?.as_array()?;
+        conditions.iter().find(|condition| condition["type"] == about)?["observedGeneration"].as_i64()
+    }
+
     /// A condition of the consumer's: its status and its reason.
     pub(crate) fn condition(&self, about: &str) -> (String, String, String) {
         let consumer = self.api.get(CONSUMER).unwrap();
