@@ -1,7 +1,7 @@
 //! Decides the order of a reconcile's steps: dereference → validate → build → apply → status. I/O.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crds::v1alpha1::{IdempotentConsumer, IdempotentConsumerStatus};
 use k8s_openapi::api::core::v1::Pod;
@@ -46,10 +46,17 @@ use crate::kube_error::words;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Outcome;
 
+/// A reconcile's requests are answered within this time, or it is tried again: one that waits for ever would be this consumer's last.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The same for asking the sidecars and writing the status.
+const REPORT: Duration = Duration::from_secs(60);
+
 /// What every reconcile has at hand.
 pub struct Context {
-    /// The way to the API server.
+    /// The way to the API server. None of its requests is without an answer for ever.
     pub client: Client,
+    /// The way to the API server for watches, which may say nothing for minutes.
+    pub watches: Client,
     /// What is known of the cluster.
     pub stores: Stores,
     /// What the operator brings to every consumer.
@@ -95,6 +102,12 @@ pub enum Error {
     /// Its status could not be read or written.
     #[error("the status can't be read or written: {}", words(.0))]
     Status(Box<kube::Error>),
+    /// Pods of a Deployment that is gone have not ended, and new ones would not see their claims.
+    #[error("the pod {0} of the former Deployment has not ended, and new pods would not see its claims; the Deployment is made when it has")]
+    OldPods(String),
+    /// The API server did not answer in time.
+    #[error("the API server has not answered within {} s", PATIENCE.as_secs())]
+    Late,
     /// The operator ends.
     #[error("the operator ends")]
     Ending,
@@ -112,7 +125,9 @@ impl Error {
             Self::Apply(apply::Error::NameConflict { .. }) => Some("NameConflict"),
             Self::Apply(apply::Error::TemplateRefused { .. }) => Some("TemplateRefused"),
             Self::Apply(apply::Error::ChildRefused { .. }) => Some("ChildRefused"),
-            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::Ending => None,
+            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::OldPods(_) | Self::Late | Self::Ending => {
+                None
+            },
         }
     }
 
@@ -132,6 +147,8 @@ impl Error {
             Self::Apply(apply::Error::Api { .. }) => Outcome::ApplyFailed,
             Self::Dereference(_) => Outcome::DereferenceFailed,
             Self::Status(_) => Outcome::StatusFailed,
+            Self::OldPods(_) => Outcome::Waiting,
+            Self::Late => Outcome::Late,
             Self::Ending => Outcome::Ending,
         }
     }
@@ -159,7 +176,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         return Ok(Action::await_change());
     }
     let mut pass = Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None };
-    let result = pass.carry_out().await;
+    let result = tokio::time::timeout(PATIENCE, pass.carry_out()).await.unwrap_or(Err(Error::Late));
     if result.as_ref().is_err_and(Error::namespace_ends) {
         // Its children go before it does, and each would be made again in vain.
         tracing::info!(consumer = %key, "its namespace is being deleted: nothing is done for it any more");
@@ -167,11 +184,13 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         return Ok(Action::await_change());
     }
     // 5. status
-    let written = pass.report(&result).await;
+    let written = tokio::time::timeout(REPORT, pass.report(&result)).await.unwrap_or(Err(Error::Late));
     let pods = written.as_ref().is_ok_and(|pods| *pods);
     let failed = result.as_ref().err().or(written.as_ref().err());
     context.metrics.reconciled(failed.map_or(Outcome::Done, Error::outcome), started.elapsed());
     let retry = match result {
+        // The pod's end wakes it, too.
+        Err(Error::OldPods(_)) => Some(backoff::until_asked(rand::random())),
         Err(error) if error.mistake().is_none() => return Err(error),
         Err(Error::Apply(apply::Error::TemplateRefused { retry, .. })) => Some(retry),
         // Who has the name may go without our hearing of it, as may what refuses a child.
@@ -218,6 +237,9 @@ impl Pass<'_> {
         let references = dereference::dereference(client, stores, self.key, consumer, self.memory).await?;
         // 2. validate
         let validated = self.validate(consumer, &references)?;
+        if let Some(pod) = validated.old_pod() {
+            return Err(Error::OldPods(pod.to_owned()));
+        }
         // 3. build
         let desired = build::build(&validated);
         // 4. apply
@@ -285,6 +307,7 @@ impl Pass<'_> {
         let port = consumer.map_or(9464, |consumer| u16::try_from(consumer.spec.sidecar.admin_port).unwrap_or(9464));
         let answers = observe::observe(&pods, port).await;
         let shown = self.context.stores.children(ChildKind::Deployment).get(self.key);
+        let shown = self.memory.ledger.live(ChildKind::Deployment, &self.key.name, shown);
         let uid = self.object.meta().uid.clone().unwrap_or_default();
         let shown = shown.filter(|live| dereference::is_owned_by(live, &uid));
         let found = Found {

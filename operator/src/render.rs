@@ -123,6 +123,7 @@ fn references(consumer: &IdempotentConsumer, objects: Option<&Objects>) -> Refer
         secret: objects::secret(consumer, objects),
         rival: None,
         running: None,
+        pods: BTreeMap::new(),
     }
 }
 

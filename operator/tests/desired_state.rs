@@ -41,6 +41,7 @@ fn references(consumer: &IdempotentConsumer) -> References {
         secret: SidecarSecret { token: "the-token".into(), salt: "the-salt".into() },
         rival: None,
         running: None,
+        pods: [].into(),
     }
 }
 

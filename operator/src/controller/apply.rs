@@ -161,7 +161,7 @@ pub async fn apply(
     }
     let mut looks = Vec::new();
     for child in desired.children.iter().chain(desired.deployment.child()) {
-        looks.push(Look { child, live: target.look(child.kind, &child.name).await? });
+        looks.push(Look { child, live: target.look(child.kind, &child.name, ledger).await? });
     }
     looks.retain(|look| ledger.wants(look.child, look.live.as_deref()));
     if let Some(look) = looks.iter().find(|look| look.child.kind == ChildKind::Deployment) {
@@ -180,10 +180,10 @@ pub async fn apply(
         }
     }
     if applied.deployment.is_none() {
-        applied.deployment = target.look(ChildKind::Deployment, desired.deployment.name()).await?;
+        applied.deployment = target.look(ChildKind::Deployment, desired.deployment.name(), ledger).await?;
     }
     if let DeploymentChange::Replicas { name, replicas } = &desired.deployment {
-        target.scale(name, *replicas, &mut applied).await?;
+        target.scale(name, *replicas, &mut applied, ledger).await?;
     }
     prune::prune(target, desired, applied.deployment.as_deref(), ledger, &mut applied.written).await?;
     Ok(applied)
@@ -216,8 +216,14 @@ impl Target<'_> {
 
     /// What is there under a child's name. The store shows only what carries our label, and may be behind: before something is made,
     /// the API server is asked.
-    async fn look(&self, kind: ChildKind, name: &str) -> Result<Option<Arc<DynamicObject>>, Error> {
+    async fn look(
+        &self,
+        kind: ChildKind,
+        name: &str,
+        ledger: &Ledger,
+    ) -> Result<Option<Arc<DynamicObject>>, Error> {
         let shown = self.stores.children(kind).get(&Key::new(&self.consumer.namespace, name));
+        let shown = ledger.live(kind, name, shown);
         let live = match shown {
             Some(shown) => Some(shown),
             None => {
@@ -266,7 +272,13 @@ impl Target<'_> {
     }
 
     /// Lets the number of pods follow, and nothing else.
-    async fn scale(&self, name: &str, replicas: i32, applied: &mut Applied) -> Result<(), Error> {
+    async fn scale(
+        &self,
+        name: &str,
+        replicas: i32,
+        applied: &mut Applied,
+        ledger: &mut Ledger,
+    ) -> Result<(), Error> {
         let kind = ChildKind::Deployment;
         let live =
             applied.deployment.as_ref().and_then(|live| live.data.pointer("/spec/replicas")).and_then(Value::as_i64);
@@ -277,6 +289,9 @@ impl Target<'_> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         let answer =
             self.api(kind).patch(name, &params, &patch).await.map_err(|error| failed("scale", kind, name, error))?;
+        if let Some(before) = &applied.deployment {
+            ledger.patched(kind, name, before, &answer);
+        }
         applied.deployment = Some(Arc::new(answer));
         applied.written.push(kind);
         Ok(())

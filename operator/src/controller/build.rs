@@ -20,7 +20,7 @@ mod inject;
 pub mod annotation {
     /// On the Deployment: digest of what the user asked for.
     pub const INPUT: &str = "idempotency.dev/input";
-    /// On the Deployment: digest of what claims stand on.
+    /// On the Deployment and its pods: digest of what claims stand on. Pods of another one are waited for.
     pub const IDENTITY: &str = "idempotency.dev/identity";
     /// On the Deployment: the operator's version and the sidecar image, with which it was rolled out.
     pub const REVISION: &str = "idempotency.dev/revision";

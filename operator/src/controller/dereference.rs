@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use crds::v1alpha1::IdempotentConsumer;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 
 use super::build::{self, ChildKind};
-use super::deployment;
 use super::key::Key;
 use super::memory::Remembered;
 use super::store::Stores;
@@ -125,6 +124,9 @@ pub struct References {
     pub rival: Option<Rival>,
     /// The consumer's Deployment, if there is one.
     pub running: Option<Running>,
+    /// What claims of its pods stand on ([`crate::controller::build::annotation::IDENTITY`]), each with the name of a pod. Those that
+    /// end count until they have, since they have deliveries under way; no count of a Deployment's has them.
+    pub pods: BTreeMap<String, String>,
 }
 
 /// What could not be looked up; it may be there all the same.
@@ -135,6 +137,14 @@ pub enum Error {
     Read {
         /// Secret or ConfigMap.
         kind: Kind,
+        /// Its name.
+        name: String,
+        /// What happened.
+        source: Box<kube::Error>,
+    },
+    /// The API server did not answer as it should.
+    #[error("the Deployment `{name}` can't be read: {}", words(source))]
+    Deployment {
         /// Its name.
         name: String,
         /// What happened.
@@ -185,9 +195,20 @@ pub async fn dereference(
         named.into_iter().map(|named| (lookup(&named, memory), named)).map(|(found, named)| (named, found)).collect();
     let secret = sidecar_secret(client, stores, key, consumer, memory).await?;
     let rival = rival(consumer, stores.consumers.store().state().iter().filter_map(|other| other.0.as_ref().ok()));
-    let live = stores.children(ChildKind::Deployment).get(key);
-    let running = live.filter(|live| is_owned(live, consumer)).map(|live| deployment::running(&live));
-    Ok(References { values, secret, rival, running })
+    let live = deployment(client, stores, key, memory).await?;
+    let running = live.filter(|live| is_owned(live, consumer)).map(|live| super::deployment::running(&live));
+    let pods = identities(&stores.pods.of(key));
+    Ok(References { values, secret, rival, running, pods })
+}
+
+/// What claims of pods stand on that have not ended, each with the name of one of them.
+fn identities(pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
+    let ended = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let there = pods.iter().filter(|pod| !ended(pod));
+    there.filter_map(|pod| Some((pod.annotations().get(build::annotation::IDENTITY)?.clone(), pod.name_any()))).collect()
 }
 
 fn lookup(named: &Reference, memory: &Remembered) -> Lookup {
@@ -256,6 +277,25 @@ async fn fetch(
             })
         }
     })
+}
+
+/// The Deployment as it is, also while the store is behind our own write: how to go on is decided by it.
+async fn deployment(
+    client: &Client,
+    stores: &Stores,
+    key: &Key,
+    memory: &Remembered,
+) -> Result<Option<Arc<DynamicObject>>, Error> {
+    let (kind, ledger) = (ChildKind::Deployment, &memory.ledger);
+    let shown = stores.children(kind).get(key);
+    if shown.is_none() && ledger.knows(kind, &key.name) {
+        // It was made, and is not shown yet, or is gone.
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &kind.resource());
+        let live = api.get_opt(&key.name).await;
+        let live = live.map_err(|source| Error::Deployment { name: key.name.clone(), source: Box::new(source) })?;
+        return Ok(live.map(Arc::new));
+    }
+    Ok(ledger.live(kind, &key.name, shown))
 }
 
 /// The consumer's own secret: as it is in the cluster, else as it was generated before, else generated.

@@ -1,5 +1,7 @@
 //! Decides whether the pods are replaced, and how: what was asked for and what runs in, a plan out. Pure.
 
+use std::collections::BTreeMap;
+
 use super::dereference::Running;
 
 /// What becomes of the Deployment's pod template.
@@ -24,19 +26,26 @@ pub struct Wanted<'a> {
     pub revision: &'a str,
 }
 
-/// Decides how to go on from what runs. `upgrade` lets a consumer that another operator rolled out be rolled by this one.
+/// Decides how to go on from what runs, and from pods that have not ended (what they stand on, and a name). `upgrade` lets a consumer that another operator rolled out be rolled by this one.
 #[must_use]
-pub fn plan(wanted: Wanted<'_>, running: Option<&Running>, upgrade: bool) -> Plan {
+pub fn plan(wanted: Wanted<'_>, running: Option<&Running>, pods: &BTreeMap<String, String>, upgrade: bool) -> Plan {
     let Some(running) = running else { return Plan::Roll };
     if is_outdated(wanted, running) && !upgrade {
         return Plan::Keep;
     }
     // Once begun, it goes on until the last old pod is gone; then pods are replaced one after another again.
-    if running.identity != wanted.identity || (running.recreates && !running.complete) {
+    if running.identity != wanted.identity || (running.recreates && !(running.complete && old_pod(wanted, pods).is_none())) {
         Plan::Recreate
     } else {
         Plan::Roll
     }
+}
+
+/// A pod whose claims the wanted ones would not see. A new Deployment does not wait for such: it does not know the pods of one that
+/// was there before it.
+#[must_use]
+pub fn old_pod<'a>(wanted: Wanted<'_>, pods: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    pods.iter().find(|(identity, _)| *identity != wanted.identity).map(|(_, pod)| pod.as_str())
 }
 
 /// The user asks for nothing new, and another operator (or this one, with another default image) rolled it out.
@@ -50,6 +59,10 @@ mod tests {
     use super::*;
 
     const WANTED: Wanted<'_> = Wanted { input: "i2", identity: "d2", revision: "r2" };
+
+    fn plan(wanted: Wanted<'_>, running: Option<&Running>, upgrade: bool) -> Plan {
+        super::plan(wanted, running, &BTreeMap::from([(wanted.identity.to_owned(), "a-2".to_owned())]), upgrade)
+    }
 
     fn running(input: &str, identity: &str, revision: &str) -> Running {
         Running {
@@ -80,6 +93,8 @@ mod tests {
         let under_way = Running { recreates: true, complete: false, ..running("i2", "d2", "r2") };
         assert_eq!(plan(WANTED, Some(&under_way), false), Plan::Recreate);
         let done = Running { complete: true, ..under_way };
+        let ends = BTreeMap::from([("d1".to_owned(), "a-1".to_owned())]);
+        assert_eq!(super::plan(WANTED, Some(&done), &ends, false), Plan::Recreate, "an old pod has not ended");
         assert_eq!(plan(WANTED, Some(&done), false), Plan::Roll);
     }
 }

@@ -67,23 +67,37 @@ pub fn status(before: &IdempotentConsumerStatus, found: &Found<'_>, now: &Time) 
         sidecar_image: facts.as_ref().map(|facts| facts.sidecar_image.clone()).filter(|image| !image.is_empty()),
         events: counts::counts(found.answers, now).or_else(|| before.events.clone().filter(|_| !found.pods.is_empty())),
     };
+    // What runs goes on while a change is not carried out, and is told so, but of the generation that it is of: who waits for a
+    // condition at the new one (as `kubectl wait` does) waits on.
+    let carried_out = match found.result {
+        Err(_) if facts.is_some() => ran(before, found.generation),
+        _ => found.generation,
+    };
     let findings = [
-        Some(ready::ready(found, facts.as_ref())),
-        Some(ready::progressing(found, facts.as_ref())),
-        Some(protected::protected(found)),
-        spec_valid(found, before),
+        (ready::ready(found, facts.as_ref(), condition(before, READY)), carried_out),
+        (Some(ready::progressing(found, facts.as_ref(), carried_out)), carried_out),
+        (Some(protected::protected(found)), found.generation),
+        (spec_valid(found, before), found.generation),
     ];
-    for finding in findings.into_iter().flatten() {
-        set_condition(&mut status.conditions, finding, found.generation, now);
+    for (finding, generation) in findings {
+        if let Some(finding) = finding {
+            set_condition(&mut status.conditions, finding, generation, now);
+        }
     }
     status
+}
+
+/// The generation that was carried out last. Where none is known, it is an earlier one than that which was not.
+fn ran(before: &IdempotentConsumerStatus, generation: Option<i64>) -> Option<i64> {
+    let told = [READY, PROGRESSING].into_iter().filter_map(|about| condition(before, about)?.observed_generation);
+    told.min().or_else(|| generation.map(|generation| generation.saturating_sub(1)))
 }
 
 /// Whether the spec can be carried out. A fault of the API server says nothing of the spec: what was said of it stays.
 fn spec_valid(found: &Found<'_>, before: &IdempotentConsumerStatus) -> Option<Finding> {
     let finding = |holds, reason, message: String| Some(Finding { about: SPEC_VALID, holds, reason, message });
     match found.result {
-        Ok(_) => finding(Holds::True, "Valid", "the spec can be carried out".into()),
+        Ok(_) | Err(Error::OldPods(_)) => finding(Holds::True, "Valid", "the spec can be carried out".into()),
         Err(error) => match error.mistake() {
             Some(reason) => finding(Holds::False, reason, error.to_string()),
             None if before.conditions.iter().any(|condition| condition.type_ == SPEC_VALID) => None,

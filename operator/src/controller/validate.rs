@@ -57,6 +57,8 @@ pub struct Validated {
     pub(super) references: String,
     pub(super) digests: Digests,
     pub(super) plan: Plan,
+    /// A pod of a Deployment that is gone, whose claims new pods would not see.
+    pub(super) old_pod: Option<String>,
 }
 
 /// Why a consumer can't be carried out, as one word in its condition.
@@ -163,7 +165,8 @@ pub fn validate(
     }
     let sidecar_image = spec.sidecar.image.clone().unwrap_or_else(|| defaults.sidecar_image.clone());
     let digests = digests::of(consumer, references, defaults);
-    let plan = rollout::plan(digests.wanted(), references.running.as_ref(), upgrade);
+    let plan = rollout::plan(digests.wanted(), references.running.as_ref(), &references.pods, upgrade);
+    let old_pod = rollout::old_pod(digests.wanted(), &references.pods).filter(|_| references.running.is_none());
     Ok(Validated {
         name: consumer.name_any(),
         namespace: consumer.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
@@ -177,6 +180,7 @@ pub fn validate(
         sidecar_image,
         template,
         references: digests::references(&references.values, &references.secret),
+        old_pod: old_pod.map(ToOwned::to_owned),
         digests,
         plan,
     })
@@ -213,6 +217,12 @@ impl Validated {
     #[must_use]
     pub const fn plan(&self) -> Plan {
         self.plan
+    }
+
+    /// A pod that must end before the Deployment is made.
+    #[must_use]
+    pub fn old_pod(&self) -> Option<&str> {
+        self.old_pod.as_deref()
     }
 
     /// The Kafka consumer group.

@@ -53,6 +53,10 @@ values! {
         ApplyFailed = "apply_failed",
         /// The status could not be written.
         StatusFailed = "status_failed",
+        /// Pods of a former Deployment have not ended.
+        Waiting = "waiting",
+        /// The API server did not answer in time.
+        Late = "late",
         /// The operator ended meanwhile.
         Ending = "ending",
     }

@@ -4,7 +4,7 @@ use operator::controller::upgrade::Upgrade;
 use serde_json::{Value, json};
 
 use crate::api::Asked;
-use crate::world::{CONFIG_MAPS, CONSUMER, DEPLOYMENT, REPLICA_SETS, SECRETS, World};
+use crate::world::{CONFIG_MAPS, CONSUMER, DEPLOYMENT, PODS, REPLICA_SETS, SECRETS, World};
 
 fn is_trial_of_the_deployment(asked: &Asked) -> bool {
     asked.dry_run() && asked.path == DEPLOYMENT
@@ -105,6 +105,8 @@ async fn a_refused_trial_leaves_everything_as_it_is() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "TemplateRefused"));
     assert!(message.contains("unknown field imag"), "{message}");
     assert_eq!(world.condition("Ready").0, "True", "what runs stays");
+    assert_eq!((world.generation_of("Ready"), world.generation_of("Progressing")), (Some(1), Some(1)), "of the old spec");
+    assert_eq!((world.generation_of("SpecValid"), world.condition("Progressing").1), (Some(2), "Blocked".into()));
     world.sync();
     world.reconcile().await.unwrap();
     assert_eq!(world.api.words(), Vec::<String>::new(), "it is not asked again so soon");
@@ -269,7 +271,7 @@ async fn a_resource_that_cannot_be_read_gets_a_condition() {
     let (status, reason, message) = world.condition("SpecValid");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Undecodable"));
     assert!(message.contains("many") || message.contains("i32"), "{message}");
-    assert_eq!(world.condition("Ready").0, "True", "what runs stays");
+    assert_eq!((world.condition("Ready").0.as_str(), world.generation_of("Ready")), ("True", Some(1)), "what runs stays");
     assert_eq!(world.api.get(CONSUMER).unwrap()["status"]["selector"], "idempotency.dev/consumer=a");
 }
 
@@ -282,4 +284,95 @@ async fn one_that_is_deleted_is_left_to_the_garbage_collector() {
     world.sync();
     world.reconcile().await.unwrap();
     assert_eq!(world.api.words(), Vec::<String>::new());
+}
+
+/// Each kind has a watch of its own: what others bring may lead to a reconcile before the Deployment's event comes.
+#[tokio::test]
+async fn while_the_deployments_watch_is_behind_its_last_answer_decides() {
+    let mut world = World::new();
+    world.settle().await;
+    let prefix = |world: &World, prefix: Option<&str>| {
+        world.api.change(CONSUMER, |consumer| match prefix {
+            Some(prefix) => consumer["spec"]["keyPrefix"] = prefix.into(),
+            None => _ = consumer["spec"].as_object_mut().unwrap().remove("keyPrefix"),
+        });
+    };
+    prefix(&world, Some("other:"));
+    world.sync_consumers();
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Progressing").0, "True", "the old Deployment is complete, and is not the one there is");
+    prefix(&world, None);
+    world.sync_consumers();
+    world.reconcile().await.unwrap();
+    let deployment = world.api.get(DEPLOYMENT).unwrap();
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate", "pods of the other prefix run or start");
+    assert!(!current_config(&world).is_empty());
+}
+
+fn change_prefix(world: &World) {
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["keyPrefix"] = "other:".into());
+}
+
+/// Pods that end are in no count of a Deployment's.
+#[tokio::test]
+async fn pods_of_another_prefix_that_end_are_waited_for_at_no_replicas_too() {
+    let mut world = World::new();
+    world.settle().await;
+    world.make_pod("a-old");
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["replicas"] = 0.into());
+    change_prefix(&world);
+    world.sync();
+    world.settle().await;
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"]["type"], "Recreate", "the old pod ends still");
+    world.api.change(&format!("{PODS}/a-old"), |pod| pod["status"]["phase"] = "Succeeded".into());
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["strategy"]["type"], "RollingUpdate");
+}
+
+#[tokio::test]
+async fn a_deployment_is_not_made_beside_pods_of_another_prefix() {
+    let mut world = World::new();
+    world.settle().await;
+    world.make_pod("a-old");
+    world.api.remove(DEPLOYMENT);
+    change_prefix(&world);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(DEPLOYMENT).is_none());
+    let (status, reason, message) = world.condition("Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "WaitingForOldPods"));
+    assert!(message.contains("a-old"), "{message}");
+    assert_eq!(world.condition("SpecValid").0, "True");
+    world.api.remove(&format!("{PODS}/a-old"));
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(DEPLOYMENT).is_some());
+}
+
+#[tokio::test]
+async fn pods_of_the_same_prefix_are_not_waited_for() {
+    let mut world = World::new();
+    world.settle().await;
+    world.make_pod("a-old");
+    world.api.remove(DEPLOYMENT);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(DEPLOYMENT).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_an_answer_is_given_up_and_tried_again() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["ttl"] = "48h".into());
+    world.sync();
+    world.api.swallow(|asked| asked.path == DEPLOYMENT);
+    let error = world.reconcile().await.unwrap_err();
+    assert!(matches!(error, operator::controller::Error::Late), "{error}");
+    assert_eq!(world.condition("Progressing").1, "Retrying");
+    world.api.accept();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.generation_of("SpecValid"), Some(2));
 }

@@ -23,6 +23,7 @@ use crate::api::Api;
 pub(crate) const CONSUMER: &str = "/apis/idempotency.dev/v1alpha1/namespaces/ns/idempotentconsumers/a";
 pub(crate) const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/ns/deployments/a";
 pub(crate) const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/ns/replicasets";
+pub(crate) const PODS: &str = "/api/v1/namespaces/ns/pods";
 pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/ns/configmaps";
 pub(crate) const SECRETS: &str = "/api/v1/namespaces/ns/secrets";
 
@@ -45,6 +46,7 @@ impl World {
         let client = api.client();
         let (wake, _) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
+            watches: client.clone(),
             client,
             stores,
             defaults: Defaults { sidecar_image: "sidecar:1".into(), version: "1".into() },
@@ -67,6 +69,7 @@ impl World {
         let client = world.api.client();
         let (wake, _) = mpsc::unbounded_channel();
         let context = Context {
+            watches: client.clone(),
             client,
             stores: world.context.stores.clone(),
             defaults: Defaults { sidecar_image: format!("sidecar:{version}"), version: version.into() },
@@ -100,6 +103,11 @@ impl World {
         feed::<PartialObjectMeta<_>>(&mut keepers.config_maps, all("/configmaps/"));
     }
 
+    /// Lets the watch of consumers alone see how things are: the others are behind.
+    pub(crate) fn sync_consumers(&mut self) {
+        feed(&mut self.keepers.consumers, self.api.list("/idempotentconsumers/"));
+    }
+
     /// Reconciles once, with what the watches have shown.
     pub(crate) async fn reconcile(&mut self) -> Result<Action, Error> {
         let key = operator::controller::key::Key::new("ns", "a");
@@ -126,6 +134,23 @@ impl World {
                 "replicas": wanted, "readyReplicas": wanted, "updatedReplicas": wanted, "availableReplicas": wanted,
             });
         });
+    }
+
+    /// A pod as the Deployment would make it now.
+    pub(crate) fn make_pod(&self, name: &str) {
+        let template = self.api.get(DEPLOYMENT).expect("a Deployment")["spec"]["template"]["metadata"].clone();
+        self.api.change(&format!("{PODS}/{name}"), |pod| {
+            *pod = json!({"metadata": template, "status": {"phase": "Running"}});
+            pod["metadata"]["name"] = name.into();
+            pod["metadata"]["namespace"] = "ns".into();
+        });
+    }
+
+    /// The generation that a condition of the consumer's speaks of.
+    pub(crate) fn generation_of(&self, about: &str) -> Option<i64> {
+        let consumer = self.api.get(CONSUMER)?;
+        let conditions = consumer.pointer("/status/conditions")?.as_array()?;
+        conditions.iter().find(|condition| condition["type"] == about)?["observedGeneration"].as_i64()
     }
 
     /// A condition of the consumer's: its status and its reason.

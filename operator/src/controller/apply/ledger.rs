@@ -1,6 +1,7 @@
 //! Decides whether a child must be written: what was applied last and what is there now, in; yes or no out. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kube::ResourceExt;
@@ -13,15 +14,20 @@ use crate::controller::build::{Child, ChildKind};
 type Sum = [u8; 32];
 
 /// What is remembered of one child's last apply.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Record {
     /// The manifest that was applied.
     manifest: Sum,
     /// The fields of the manifest, as the API server answered: it may write a quantity in another way.
     answered: Sum,
-    /// The version that the store showed before. While it shows that one, it is behind our own write.
-    before: Option<String>,
+    /// Versions from before our last write, the newest last. While the store shows one of them, it is behind.
+    older: VecDeque<String>,
+    /// The API server's last answer, of a Deployment: what runs is decided by it while the store is behind.
+    answer: Option<Arc<DynamicObject>>,
 }
+
+/// Versions from before that are remembered: more writes than that do not happen before a watch shows one of them.
+const OLDER: usize = 16;
 
 /// A Deployment that the API server refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,20 +57,42 @@ impl Ledger {
         if record.manifest != sum(&child.manifest) {
             return true;
         }
-        let behind = record.before.is_some() && record.before == live.resource_version();
-        !behind && record.answered != projected(live, &child.manifest)
+        !record.is_older(live) && record.answered != projected(live, &child.manifest)
     }
 
     /// Notes an apply: what the store showed before, and what the API server answered.
     pub fn applied(&mut self, child: &Child, before: Option<&DynamicObject>, answer: &DynamicObject) {
-        let before = before.and_then(ResourceExt::resource_version);
-        let record = Record {
+        let of = (child.kind, child.name.clone());
+        let mut record = Record {
             manifest: sum(&child.manifest),
             answered: projected(answer, &child.manifest),
-            // An apply that changed nothing leaves the version: what another writes next shall be seen.
-            before: before.filter(|before| Some(before) != answer.resource_version().as_ref()),
+            older: self.records.remove(&of).map(|record| record.older).unwrap_or_default(),
+            answer: None,
         };
-        self.records.insert((child.kind, child.name.clone()), record);
+        record.note(child.kind, before, answer);
+        self.records.insert(of, record);
+    }
+
+    /// Notes a write of a few fields to what was applied before, or by another process.
+    pub fn patched(&mut self, kind: ChildKind, name: &str, before: &DynamicObject, answer: &DynamicObject) {
+        // No manifest has this sum: the next apply is not left out for it.
+        let fresh = || Record { manifest: Sum::default(), answered: Sum::default(), older: VecDeque::new(), answer: None };
+        self.records.entry((kind, name.to_owned())).or_insert_with(fresh).note(kind, Some(before), answer);
+    }
+
+    /// A child as it is: what the store shows, or the API server's answer to our last write while the store is behind it. Each kind has
+    /// a watch of its own, so that the event of another object may come first.
+    #[must_use]
+    pub fn live(&self, kind: ChildKind, name: &str, shown: Option<Arc<DynamicObject>>) -> Option<Arc<DynamicObject>> {
+        let shown = shown?;
+        let record = self.records.get(&(kind, name.to_owned())).filter(|record| record.is_older(&shown));
+        record.and_then(|record| record.answer.clone()).or(Some(shown))
+    }
+
+    /// The child was written by this process, so that one that the store does not show may be there.
+    #[must_use]
+    pub fn knows(&self, kind: ChildKind, name: &str) -> bool {
+        self.records.contains_key(&(kind, name.to_owned()))
     }
 
     /// The child is gone.
@@ -87,6 +115,28 @@ impl Ledger {
     /// The API server takes it.
     pub fn accepted(&mut self) {
         self.refusal = None;
+    }
+}
+
+impl Record {
+    fn is_older(&self, live: &DynamicObject) -> bool {
+        live.metadata.resource_version.as_ref().is_some_and(|version| self.older.contains(version))
+    }
+
+    fn note(&mut self, kind: ChildKind, before: Option<&DynamicObject>, answer: &DynamicObject) {
+        let version = |object: &DynamicObject| object.resource_version();
+        // A write that changed nothing leaves the version: what another writes next shall be seen.
+        if let Some(before) = before.and_then(version).filter(|before| Some(before) != version(answer).as_ref()) {
+            self.older.push_back(before);
+            if self.older.len() > OLDER {
+                self.older.pop_front();
+            }
+        }
+        if kind == ChildKind::Deployment {
+            let mut answer = answer.clone();
+            answer.managed_fields_mut().clear();
+            self.answer = Some(Arc::new(answer));
+        }
     }
 }
 
@@ -157,6 +207,25 @@ mod tests {
         assert!(ledger.wants(&child("w"), Some(&live("2", "V"))), "another manifest");
         assert!(ledger.wants(&child("v"), Some(&live("3", "x"))), "drift");
         assert!(ledger.wants(&child("v"), None), "deleted");
+    }
+
+    #[test]
+    fn while_the_store_is_behind_the_last_answer_counts() {
+        let mut ledger = Ledger::default();
+        let child = |value: &str| Child { kind: ChildKind::Deployment, ..child(value) };
+        let shown = |version: &str| Some(Arc::new(live(version, "any")));
+        let is = |ledger: &Ledger, version: &str| {
+            ledger.live(ChildKind::Deployment, "a", shown(version)).and_then(|live| live.resource_version())
+        };
+        ledger.applied(&child("v"), Some(&live("1", "old")), &live("2", "v"));
+        ledger.applied(&child("w"), Some(&live("2", "v")), &live("3", "w"));
+        ledger.patched(ChildKind::Deployment, "a", &live("3", "w"), &live("4", "w"));
+        for (version, counts) in [("1", "4"), ("2", "4"), ("3", "4"), ("4", "4"), ("5", "5")] {
+            assert_eq!(is(&ledger, version).as_deref(), Some(counts), "{version}");
+        }
+        assert!(ledger.live(ChildKind::Deployment, "a", None).is_none());
+        ledger.forget(ChildKind::Deployment, "a");
+        assert_eq!(is(&ledger, "1").as_deref(), Some("1"));
     }
 
     #[test]

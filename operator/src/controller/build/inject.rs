@@ -33,6 +33,7 @@ fn metadata(consumer: &Validated, config: &str) -> Value {
     labels.insert(CONSUMER_LABEL.into(), consumer.name.clone());
     let mut annotations = user.annotations.clone();
     annotations.insert(annotation::CONFIG.into(), config.to_owned());
+    annotations.insert(annotation::IDENTITY.into(), consumer.digests.identity.clone());
     if !consumer.references.is_empty() {
         annotations.insert(annotation::REFERENCES.into(), consumer.references.clone());
     }

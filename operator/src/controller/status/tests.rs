@@ -108,7 +108,45 @@ fn no_replicas_are_ready_and_nobody_can_say_whether_protected() {
     let status = status(&IdempotentConsumerStatus::default(), &found(&error, Some(&live), &[], &[]), &at(0));
     assert_eq!(says(&status, READY), pair("True", "ScaledToZero"));
     assert_eq!(says(&status, PROTECTED), pair("Unknown", "NoSidecar"));
-    assert_eq!(says(&status, PROGRESSING), pair("False", "Complete"));
+}
+
+/// `kubectl wait` takes a condition of an older generation for none.
+#[test]
+fn what_runs_is_told_of_the_generation_that_it_is_of() {
+    let (mistake, fault, live) = (mistake(), fault(), deployment(1, 1));
+    let at_generation = |generation, error| Found { generation: Some(generation), ..found(error, Some(&live), &[], &[]) };
+    let generations = |status: &IdempotentConsumerStatus| {
+        CONDITIONS.map(|about| condition(status, about).unwrap().observed_generation.unwrap())
+    };
+    let nothing = IdempotentConsumerStatus::default();
+    let first = status(&nothing, &at_generation(4, &mistake), &at(0));
+    assert_eq!(generations(&first), [3, 3, 4, 4]);
+    let second = status(&first, &at_generation(5, &mistake), &at(1));
+    assert_eq!(generations(&second), [3, 3, 5, 5]);
+    assert_eq!((says(&second, READY), says(&second, PROGRESSING)), (pair("True", "AllAvailable"), pair("False", "Blocked")));
+    assert!(condition(&second, PROGRESSING).unwrap().message.ends_with("what runs is of generation 3"));
+    let third = status(&second, &at_generation(5, &fault), &at(2));
+    assert_eq!((generations(&third)[0], says(&third, PROGRESSING)), (3, pair("True", "Retrying")));
+    let none = status(&nothing, &Found { generation: Some(4), ..found(&mistake, None, &[], &[]) }, &at(0));
+    assert_eq!(generations(&none), [4, 4, 4, 4], "nothing runs");
+}
+
+/// The answer to our own write is never one that the Deployment's controller has seen.
+#[test]
+fn ready_stays_until_the_deployments_controller_has_seen_the_change() {
+    let (error, live) = (fault(), deployment(2, 2));
+    let before = status(&IdempotentConsumerStatus::default(), &found(&error, Some(&live), &[], &[]), &at(0));
+    let mut changed = deployment(3, 2);
+    changed.metadata.generation = Some(2);
+    let after = status(&before, &found(&error, Some(&changed), &[], &[]), &at(1));
+    assert_eq!(condition(&after, READY), condition(&before, READY));
+    let fresh = status(&IdempotentConsumerStatus::default(), &found(&error, Some(&changed), &[], &[]), &at(1));
+    assert_eq!(says(&fresh, READY), pair("False", "PodsNotReady"));
+    let mut more = deployment(1, 2);
+    more.metadata.generation = Some(2);
+    let fresh = status(&IdempotentConsumerStatus::default(), &found(&error, Some(&more), &[], &[]), &at(1));
+    let message = &condition(&fresh, READY).unwrap().message;
+    assert!(!message.contains("others"), "{message}");
 }
 
 #[test]

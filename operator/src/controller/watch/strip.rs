@@ -57,14 +57,17 @@ pub(super) fn replica_set(set: &mut ReplicaSet) {
     };
 }
 
-/// How it is, and where its sidecar answers.
+/// How it is, where its sidecar answers, and what its claims stand on.
 pub(super) fn pod(pod: &mut Pod) {
     let containers = pod.spec.take().and_then(|spec| spec.init_containers).unwrap_or_default();
     let sidecar = containers.into_iter().find(|container| container.name == SIDECAR_CONTAINER);
     let sidecar =
         sidecar.map(|container| Container { name: container.name, ports: container.ports, ..Container::default() });
     pod.spec = Some(PodSpec { init_containers: sidecar.map(|sidecar| vec![sidecar]), ..PodSpec::default() });
-    pod.metadata = identity(std::mem::take(&mut pod.metadata));
+    let meta = std::mem::take(&mut pod.metadata);
+    let stands_on = meta.annotations.as_ref().and_then(|all| all.get_key_value(annotation::IDENTITY));
+    let annotations = stands_on.map(|(name, value)| [(name.clone(), value.clone())].into());
+    pod.metadata = ObjectMeta { annotations, ..identity(meta) };
     if let Some(status) = &mut pod.status {
         let times = status.conditions.iter_mut().flatten();
         times.for_each(|condition| condition.last_probe_time = None);
