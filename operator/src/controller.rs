@@ -1,7 +1,7 @@
 //! Decides the order of a reconcile's steps: dereference → validate → build → apply → status. I/O.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crds::v1alpha1::{IdempotentConsumer, IdempotentConsumerStatus};
 use k8s_openapi::api::core::v1::Pod;
@@ -46,10 +46,17 @@ use crate::kube_error::words;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Outcome;
 
+/// A reconcile's requests are answered within this time, or it is tried again: one that waits for ever would be this consumer's last.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The same for asking the sidecars and writing the status.
+const REPORT: Duration = Duration::from_secs(60);
+
 /// What every reconcile has at hand.
 pub struct Context {
-    /// The way to the API server.
+    /// The way to the API server. None of its requests is without an answer for ever.
     pub client: Client,
+    /// The way to the API server for watches, which may say nothing for minutes.
+    pub watches: Client,
     /// What is known of the cluster.
     pub stores: Stores,
     /// What the operator brings to every consumer.
@@ -98,6 +105,9 @@ pub enum Error {
     /// Pods of a Deployment that is gone have not ended, and new ones would not see their claims.
     #[error("the pod {0} of the former Deployment has not ended, and new pods would not see its claims; the Deployment is made when it has")]
     OldPods(String),
+    /// The API server did not answer in time.
+    #[error("the API server has not answered within {} s", PATIENCE.as_secs())]
+    Late,
     /// The operator ends.
     #[error("the operator ends")]
     Ending,
@@ -115,7 +125,7 @@ impl Error {
             Self::Apply(apply::Error::NameConflict { .. }) => Some("NameConflict"),
             Self::Apply(apply::Error::TemplateRefused { .. }) => Some("TemplateRefused"),
             Self::Apply(apply::Error::ChildRefused { .. }) => Some("ChildRefused"),
-            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::OldPods(_) | Self::Ending => {
+            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::OldPods(_) | Self::Late | Self::Ending => {
                 None
             },
         }
@@ -133,6 +143,7 @@ impl Error {
             Self::Dereference(_) => Outcome::DereferenceFailed,
             Self::Status(_) => Outcome::StatusFailed,
             Self::OldPods(_) => Outcome::Waiting,
+            Self::Late => Outcome::Late,
             Self::Ending => Outcome::Ending,
         }
     }
@@ -157,9 +168,9 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     let shared = context.memory.of(&key, meta.uid.as_deref().unwrap_or_default());
     let mut memory = shared.lock().await;
     let mut pass = Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None };
-    let result = pass.carry_out().await;
+    let result = tokio::time::timeout(PATIENCE, pass.carry_out()).await.unwrap_or(Err(Error::Late));
     // 5. status
-    let written = pass.report(&result).await;
+    let written = tokio::time::timeout(REPORT, pass.report(&result)).await.unwrap_or(Err(Error::Late));
     let pods = written.as_ref().is_ok_and(|pods| *pods);
     let failed = result.as_ref().err().or(written.as_ref().err());
     context.metrics.reconciled(failed.map_or(Outcome::Done, Error::outcome), started.elapsed());

@@ -19,6 +19,8 @@ const NEEDED: [(&str, &str); 4] = [
 ];
 /// Our own, which comes with the CustomResourceDefinition.
 const OURS: (&str, &str) = ("idempotency.dev/v1alpha1", "idempotentconsumers");
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -64,14 +66,14 @@ pub fn too_old(major: &str, minor: &str) -> bool {
 pub async fn check(client: &Client, bound: Duration, waiting: impl Fn(&str)) -> Result<(), Error> {
     let until = Instant::now() + bound;
     let version = loop {
-        match client.apiserver_version().await {
+        match in_time(client.apiserver_version()).await {
             Ok(version) => break version,
             Err(error) if Instant::now() < until => {
-                tracing::warn!(error = words(&error), "the API server does not answer");
+                tracing::warn!(error, "the API server does not answer");
                 waiting("waiting for the API server");
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Err(Error::Unreachable(words(&error))),
+            Err(error) => return Err(Error::Unreachable(error)),
         }
     };
     if too_old(&version.major, &version.minor) {
@@ -101,15 +103,29 @@ pub async fn check(client: &Client, bound: Duration, waiting: impl Fn(&str)) -> 
 /// Whether a resource is served: an established definition is, and discovery is open to everybody.
 async fn serves(client: &Client, api: &'static str, resource: &str, until: Instant) -> Result<bool, Error> {
     loop {
-        match client.list_api_group_resources(api).await {
-            Ok(list) => return Ok(list.resources.iter().any(|served| served.name == resource)),
-            Err(kube::Error::Api(status)) if is_absent(&status) => return Ok(false),
+        let listed = async {
+            match client.list_api_group_resources(api).await {
+                Ok(list) => Ok(list.resources.iter().any(|served| served.name == resource)),
+                Err(kube::Error::Api(status)) if is_absent(&status) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        match in_time(listed).await {
+            Ok(served) => return Ok(served),
             Err(error) if Instant::now() < until => {
-                tracing::warn!(api, error = words(&error), "the API server does not answer");
+                tracing::warn!(api, error, "the API server does not answer");
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Err(Error::Unreachable(words(&error))),
+            Err(error) => return Err(Error::Unreachable(error)),
         }
+    }
+}
+
+/// An answer, or in words why there is none.
+async fn in_time<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(answer) => answer.map_err(|error| words(&error)),
+        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Client, Config};
 use kube::runtime::events::Reporter;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +26,35 @@ use crate::{logging, preflight};
 const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// What the operator is called in events.
 const REPORTER: &str = "idempotent-consumer-operator";
+
+/// A request whose answer says nothing for so long has failed.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The two ways to the API server.
+#[derive(Clone)]
+pub struct Clients {
+    /// For requests: an answer that does not come is a failure.
+    pub requests: Client,
+    /// For watches, over which nothing may come for minutes. Each ends by itself, and has a watch over its silence.
+    pub watches: Client,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    /// Clients by what the process finds: a kubeconfig, or its pod's service account.
+    async fn infer() -> Result<Self, kube::Error> {
+        let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+        let mut requests = config.clone();
+        requests.read_timeout = Some(ANSWER);
+        requests.reset_reader_on_write = true;
+        Ok(Self { requests: Client::try_from(requests)?, watches: Client::try_from(config)? })
+    }
+}
 
 /// Why the operator ends without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -97,9 +126,9 @@ async fn run(settings: RunArgs) -> Result<(), Error> {
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %listener.local_addr().unwrap_or(address), "the operator starts");
     tokio::spawn(Admin { phase, metrics: Arc::clone(&metrics) }.serve(listener));
-    let client = Client::try_default().await.map_err(|error| Error::Client(Box::new(error)))?;
+    let clients = Clients::infer().await.map_err(|error| Error::Client(Box::new(error)))?;
     tokio::select! {
-        ended = serve(settings, client, metrics, &phases, stop.clone()) => ended,
+        ended = serve(settings, clients, metrics, &phases, stop.clone()) => ended,
         // Before it leads there is nothing to finish; later, `serve` sees to that.
         () = stopped_before_leading(stop, &phases) => Ok(()),
     }
@@ -111,18 +140,19 @@ async fn run(settings: RunArgs) -> Result<(), Error> {
 /// It can't, or not any more.
 pub async fn serve(
     settings: RunArgs,
-    client: Client,
+    clients: Clients,
     metrics: Arc<Metrics>,
     phases: &watch::Sender<Phase>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
+    let client = clients.requests.clone();
     let bound = Duration::from_secs(settings.start_timeout);
     preflight::check(&client, bound, |why| _ = phases.send_replace(Phase::Waiting(why.to_owned()))).await?;
     let me = identity(&settings);
     if !settings.leader_elect {
         phases.send_replace(Phase::Leading);
         metrics.leader.set(1);
-        reconcile(&settings, client, metrics, &me, phases, stop).await;
+        let _ = reconcile(&settings, clients, metrics, &me, phases, stop).await;
         return Ok(());
     }
     let namespace = lease_namespace(&settings, &client);
@@ -145,10 +175,10 @@ pub async fn serve(
             metrics.leader.set(0);
             Err(Error::Lost)
         }
-        () = reconcile(&settings, client, Arc::clone(&metrics), &me, phases, stop) => {
-            // Everything under way is finished: only now may another lead.
+        drained = reconcile(&settings, clients, Arc::clone(&metrics), &me, phases, stop) => {
+            // Only when everything under way is finished may another lead; else the lease runs out by itself.
             let _ = finished.send(());
-            if let Ok(Some(mut elector)) = keeping.await {
+            if let (true, Ok(Some(mut elector))) = (drained, keeping.await) {
                 elector.release().await;
             }
             metrics.leader.set(0);
@@ -157,19 +187,21 @@ pub async fn serve(
     }
 }
 
+/// Reconciles until it is told to stop; whether everything under way was finished then.
 async fn reconcile(
     settings: &RunArgs,
-    client: Client,
+    clients: Clients,
     metrics: Arc<Metrics>,
     me: &str,
     phases: &watch::Sender<Phase>,
     mut stop: watch::Receiver<bool>,
-) {
+) -> bool {
     let (stores, keepers) = stores();
     let (wake, woken) = mpsc::unbounded_channel();
     let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(me.to_owned()) };
     let context = Arc::new(Context {
-        client,
+        client: clients.requests,
+        watches: clients.watches,
         stores,
         defaults: Defaults {
             sidecar_image: settings.sidecar_image.clone(),
@@ -190,7 +222,7 @@ async fn reconcile(
         tracing::info!("no reconcile is started any more; those under way are finished");
         phases.send_replace(Phase::Ending);
     };
-    controller::run(context, scope, keepers, woken, stopping).await;
+    controller::run(context, scope, keepers, woken, stopping).await
 }
 
 fn distinct(names: &[String]) -> Vec<String> {

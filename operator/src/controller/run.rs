@@ -8,6 +8,7 @@ use futures_util::{Stream, StreamExt};
 use kube::runtime::Controller;
 use kube::runtime::controller::{Config, Error as ControllerError};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 
 use super::key::Key;
 use super::store::Guarded;
@@ -18,20 +19,27 @@ use super::{Context, error_policy, reconcile};
 const AT_ONCE: u16 = 64;
 /// Events that come together lead to one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// After it is told to stop, what is under way is finished within this time, or left.
+const DRAIN: Duration = Duration::from_secs(25);
 /// How often what is gone is forgotten, and the gauges are set.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Reconciles every consumer in scope until `stop`, then finishes those under way.
+/// Reconciles every consumer in scope until `stop`, then finishes those under way; whether it could in time.
 pub async fn run(
     context: Arc<Context>,
     scope: Scope,
     keepers: Keepers,
     woken: UnboundedReceiver<Key>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
-) {
+) -> bool {
+    let (stopped, told) = oneshot::channel();
+    let stop = async move {
+        stop.await;
+        let _ = stopped.send(());
+    };
     let woken = stream::unfold(woken, |mut woken| async move { woken.recv().await.map(|key| (key, woken)) });
     let wakes =
-        stream::select(watch(&context.client, &scope, &context.stores, keepers), woken).map(|key| key.reference());
+        stream::select(watch(&context.watches, &scope, &context.stores, keepers), woken).map(|key| key.reference());
     let reconciles = Controller::<Guarded>::for_stream(never(), context.stores.consumers.store().clone())
         .with_config(Config::default().concurrency(AT_ONCE).debounce(DEBOUNCE))
         .reconcile_on(wakes)
@@ -52,9 +60,17 @@ pub async fn run(
             context.sweep();
         }
     };
+    let overdue = async {
+        let _ = told.await;
+        tokio::time::sleep(DRAIN).await;
+    };
     tokio::select! {
-        () = reconciles => {}
-        () = sweep => {}
+        () = reconciles => true,
+        () = sweep => true,
+        () = overdue => {
+            tracing::warn!(seconds = DRAIN.as_secs(), "reconciles under way are not finished and are left");
+            false
+        }
     }
 }
 

@@ -55,6 +55,8 @@ values! {
         StatusFailed = "status_failed",
         /// Pods of a former Deployment have not ended.
         Waiting = "waiting",
+        /// The API server did not answer in time.
+        Late = "late",
         /// The operator ended meanwhile.
         Ending = "ending",
     }

@@ -13,6 +13,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Swallows = Box<dyn Fn(&Asked) -> bool + Send>;
 type Refuses = Box<dyn Fn(&Asked) -> Option<(u16, String)> + Send>;
 
 /// A request, as it came.
@@ -47,6 +48,7 @@ struct State {
     objects: BTreeMap<String, Value>,
     asked: Vec<Asked>,
     refuses: Option<Refuses>,
+    swallows: Option<Swallows>,
     version: u64,
 }
 
@@ -79,7 +81,13 @@ impl Api {
         self.0.lock().unwrap().refuses = Some(Box::new(refuses));
     }
 
+    /// Does not answer some requests from now on.
+    pub(crate) fn swallow(&self, swallows: impl Fn(&Asked) -> bool + Send + 'static) {
+        self.0.lock().unwrap().swallows = Some(Box::new(swallows));
+    }
+
     pub(crate) fn accept(&self) {
+        self.0.lock().unwrap().swallows = None;
         self.0.lock().unwrap().refuses = None;
     }
 
@@ -116,6 +124,10 @@ impl Api {
             apply,
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         };
+        let swallowed = self.0.lock().unwrap().swallows.as_ref().is_some_and(|swallows| swallows(&asked));
+        if swallowed {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.0.lock().unwrap();
         state.asked.push(asked.clone());
         if let Some((code, message)) = state.refuses.as_ref().and_then(|refuses| refuses(&asked)) {

@@ -6,7 +6,7 @@ use clap::Parser;
 use operator::admin::Phase;
 use operator::args::{Arguments, Command};
 use operator::metrics::Metrics;
-use operator::run::{Error, serve};
+use operator::run::{Clients, Error, serve};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,8 +27,8 @@ fn start(api: &Api, identity: &str) -> Replica {
     let Command::Run(settings) = Arguments::try_parse_from(said).unwrap().command else { panic!() };
     let (stop, stopped) = watch::channel(false);
     let (phases, phase) = watch::channel(Phase::Waiting("starting".into()));
-    let client = api.client();
-    let task = tokio::spawn(async move { serve(*settings, client, Metrics::new(), &phases, stopped).await });
+    let clients = Clients { requests: api.client(), watches: api.client() };
+    let task = tokio::spawn(async move { serve(*settings, clients, Metrics::new(), &phases, stopped).await });
     Replica { task, stop, phase }
 }
 
@@ -110,4 +110,16 @@ async fn a_leader_that_is_told_to_end_gives_the_lease_back() {
     replica.stop.send_replace(true);
     replica.task.await.unwrap().unwrap();
     assert_eq!((holder(&api), replica.phase.borrow().clone()), ("".into(), Phase::Ending));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_does_not_answer_ends_the_start_in_time() {
+    let api = Api::default();
+    api.swallow(|asked| asked.path == "/version");
+    let replica = start(&api, "me");
+    sleep(Duration::from_secs(290)).await;
+    assert!(!replica.task.is_finished(), "it may come");
+    sleep(Duration::from_secs(30)).await;
+    assert!(replica.task.is_finished());
+    assert!(matches!(replica.task.await.unwrap(), Err(Error::Preflight(_))));
 }

@@ -361,3 +361,18 @@ async fn pods_of_the_same_prefix_are_not_waited_for() {
     world.reconcile().await.unwrap();
     assert!(world.api.get(DEPLOYMENT).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_an_answer_is_given_up_and_tried_again() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["ttl"] = "48h".into());
+    world.sync();
+    world.api.swallow(|asked| asked.path == DEPLOYMENT);
+    let error = world.reconcile().await.unwrap_err();
+    assert!(matches!(error, operator::controller::Error::Late), "{error}");
+    assert_eq!(world.condition("Progressing").1, "Retrying");
+    world.api.accept();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.generation_of("SpecValid"), Some(2));
+}

@@ -46,6 +46,7 @@ impl World {
         let client = api.client();
         let (wake, _) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
+            watches: client.clone(),
             client,
             stores,
             defaults: Defaults { sidecar_image: "sidecar:1".into(), version: "1".into() },
@@ -68,6 +69,7 @@ impl World {
         let client = world.api.client();
         let (wake, _) = mpsc::unbounded_channel();
         let context = Context {
+            watches: client.clone(),
             client,
             stores: world.context.stores.clone(),
             defaults: Defaults { sidecar_image: format!("sidecar:{version}"), version: version.into() },
