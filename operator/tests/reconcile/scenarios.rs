@@ -376,3 +376,23 @@ async fn a_request_without_an_answer_is_given_up_and_tried_again() {
     world.reconcile().await.unwrap();
     assert_eq!(world.generation_of("SpecValid"), Some(2));
 }
+
+#[tokio::test]
+async fn an_upgrade_of_one_that_becomes_invalid_holds_nobody_up() {
+    let mut world = World::new();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::Rolling);
+    world.reconcile().await.unwrap();
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.upgrades(), (1, 0, 0));
+    world.api.change(CONSUMER, |consumer| {
+        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
+        redis.remove("url");
+        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("SpecValid").1, "ReferenceNotFound");
+    assert_eq!(world.upgrades(), (0, 0, 1));
+}

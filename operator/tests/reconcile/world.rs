@@ -153,6 +153,11 @@ impl World {
         conditions.iter().find(|condition| condition["type"] == about)?["observedGeneration"].as_i64()
     }
 
+    /// How many consumers are rolled for an upgrade, wait for that, and have failed.
+    pub(crate) fn upgrades(&self) -> (usize, usize, usize) {
+        self.context.slots.lock().unwrap().counts()
+    }
+
     /// A condition of the consumer's: its status and its reason.
     pub(crate) fn condition(&self, about: &str) -> (String, String, String) {
         let consumer = self.api.get(CONSUMER).unwrap();
