@@ -181,7 +181,9 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         Err(Error::Apply(apply::Error::TemplateRefused { retry, .. })) => Some(retry),
         // Who has the name may go without our hearing of it, as may what refuses a child.
         Err(Error::Apply(_)) => Some(backoff::after_refusal(3, rand::random())),
-        Err(_) | Ok(_) => None,
+        // Whatever it waits for wakes it; should that ever be missed, it is not for good.
+        Err(_) => Some(backoff::after_mistake(rand::random())),
+        Ok(_) => None,
     };
     written?;
     memory.failures = 0;
@@ -418,6 +420,7 @@ impl Context {
         let store = self.stores.consumers.store();
         for gone in self.memory.retain(|key| self.stores.consumers.get(key).is_some()) {
             self.stores.named_by.forget(&gone);
+            self.stores.rivalled.forget(&gone);
             for key in lock(&self.slots).forget(&gone) {
                 let _ = self.wake.send(key);
             }

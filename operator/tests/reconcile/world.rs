@@ -158,6 +158,11 @@ impl World {
         self.context.slots.lock().unwrap().counts()
     }
 
+    /// Consumers that wait for another.
+    pub(crate) fn rivalled(&self) -> Vec<String> {
+        self.context.stores.rivalled.all().iter().map(ToString::to_string).collect()
+    }
+
     /// A condition of the consumer's: its status and its reason.
     pub(crate) fn condition(&self, about: &str) -> (String, String, String) {
         let consumer = self.api.get(CONSUMER).unwrap();
