@@ -195,7 +195,9 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         Err(Error::Apply(apply::Error::TemplateRefused { retry, .. })) => Some(retry),
         // Who has the name may go without our hearing of it, as may what refuses a child.
         Err(Error::Apply(_)) => Some(backoff::after_refusal(3, rand::random())),
-        Err(_) | Ok(_) => None,
+        // Whatever it waits for wakes it; should that ever be missed, it is not for good.
+        Err(_) => Some(backoff::after_mistake(rand::random())),
+        Ok(_) => None,
     };
     written?;
     memory.failures = 0;
@@ -228,6 +230,13 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     async fn carry_out(&mut self) -> Result<Applied, Error> {
+        let mut was_there = false;
+        let result = self.steps(&mut was_there).await;
+        self.tell_slots(was_there, &result);
+        result
+    }
+
+    async fn steps(&mut self, was_there: &mut bool) -> Result<Applied, Error> {
         let consumer = match &self.object.0 {
             Ok(consumer) => consumer,
             Err(invalid) => return Err(Error::Undecodable(invalid.error.clone())),
@@ -235,6 +244,7 @@ impl Pass<'_> {
         let (client, stores) = (&self.context.client, &self.context.stores);
         // 1. dereference
         let references = dereference::dereference(client, stores, self.key, consumer, self.memory).await?;
+        *was_there = references.running.is_some();
         // 2. validate
         let validated = self.validate(consumer, &references)?;
         if let Some(pod) = validated.old_pod() {
@@ -245,9 +255,7 @@ impl Pass<'_> {
         // 4. apply
         let uid = consumer.metadata.uid.as_deref().unwrap_or_default();
         let target = Target { client, stores, consumer: self.key, uid };
-        let applied = apply::apply(target, &desired, &mut self.memory.ledger, Instant::now()).await;
-        self.tell_slots(consumer, references.running.is_some(), &applied);
-        let applied = applied?;
+        let applied = apply::apply(target, &desired, &mut self.memory.ledger, Instant::now()).await?;
         for kind in applied.written() {
             self.context.metrics.written(*kind);
         }
@@ -265,27 +273,31 @@ impl Pass<'_> {
             self.outdated = Some("it is rolled when its spec changes");
             return Ok(validated);
         }
-        if !lock(&self.context.slots).ask(self.key, consumer.metadata.generation) {
+        let mut slots = lock(&self.context.slots);
+        slots.begin(|| self.context.under_way());
+        if !slots.ask(self.key, consumer.metadata.generation) {
             self.outdated = Some("it is rolled when it is its turn, or its spec changes after a roll that failed");
             return Ok(validated);
         }
+        drop(slots);
         Ok(validate::validate(consumer, references, defaults, true)?)
     }
 
     /// Tells how a roll for an upgrade goes on, and wakes those that can begin theirs.
-    fn tell_slots(&self, consumer: &IdempotentConsumer, was_there: bool, applied: &Result<Applied, apply::Error>) {
+    fn tell_slots(&self, was_there: bool, result: &Result<Applied, Error>) {
         if self.context.upgrade == Upgrade::OnChange || self.outdated.is_some() {
             return;
         }
         let mut slots = lock(&self.context.slots);
-        let progress = match applied {
+        let progress = match result {
             Ok(applied) => match applied.deployment().map(deployment::Facts::of) {
                 Some(facts) if facts.stuck.is_some() => Progress::Failed,
                 Some(facts) if !facts.complete() && !facts.rolled_out => Progress::UnderWay,
                 _ => Progress::Complete,
             },
-            Err(apply::Error::Api { .. }) => return,
-            Err(_) => Progress::Failed,
+            // It does not go on until somebody changes something: others need not wait for that.
+            Err(error) if error.mistake().is_some() => Progress::Failed,
+            Err(_) => return,
         };
         // A consumer's first pods are no upgrade.
         if progress == Progress::UnderWay && !was_there {
@@ -295,7 +307,7 @@ impl Pass<'_> {
             tracing::warn!(consumer = %self.key, "the roll-out for an upgrade has failed; others go on");
             self.context.metrics.upgrades_failed.inc();
         }
-        for key in slots.tell(self.key, consumer.metadata.generation, progress) {
+        for key in slots.tell(self.key, self.object.meta().generation, progress) {
             let _ = self.context.wake.send(key);
         }
     }
@@ -404,11 +416,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Context {
+    /// Consumers whose roll-out by an operator of this revision is found under way after a start.
+    fn under_way(&self) -> Vec<Key> {
+        let revision = self.defaults.revision();
+        let rolls = |deployment: &DynamicObject| {
+            let facts = deployment::Facts::of(deployment);
+            let ours = deployment::running(deployment).revision == revision;
+            ours && !facts.complete() && !facts.rolled_out && facts.stuck.is_none()
+        };
+        let there = self.stores.children(ChildKind::Deployment).store().state();
+        let keys = there.iter().filter(|deployment| rolls(deployment)).map(|deployment| Key::of(deployment.as_ref()));
+        keys.filter(|key| self.stores.consumers.get(key).is_some()).collect()
+    }
+
     /// Forgets consumers that are gone, and shows how the others are.
     pub fn sweep(&self) {
         let store = self.stores.consumers.store();
         for gone in self.memory.retain(|key| self.stores.consumers.get(key).is_some()) {
             self.stores.named_by.forget(&gone);
+            self.stores.rivalled.forget(&gone);
             for key in lock(&self.slots).forget(&gone) {
                 let _ = self.wake.send(key);
             }

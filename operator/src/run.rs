@@ -49,7 +49,9 @@ impl Clients {
     /// Clients by what the process finds: a kubeconfig, or its pod's service account.
     async fn infer() -> Result<Self, kube::Error> {
         let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
-        let requests = Config { read_timeout: Some(ANSWER), reset_reader_on_write: true, ..config.clone() };
+        let mut requests = config.clone();
+        requests.read_timeout = Some(ANSWER);
+        requests.reset_reader_on_write = true;
         Ok(Self { requests: Client::try_from(requests)?, watches: Client::try_from(config)? })
     }
 }

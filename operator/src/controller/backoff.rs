@@ -25,6 +25,12 @@ pub fn after_refusal(refusals: u32, chance: f64) -> Duration {
     grown(FIRST_REFUSED, LONGEST_REFUSED, refusals, chance)
 }
 
+/// When one that can't be carried out is looked at again, though nothing has changed that is known of.
+#[must_use]
+pub fn after_mistake(chance: f64) -> Duration {
+    LONGEST_REFUSED.mul_f64(0.9 + chance.clamp(0.0, 1.0) / 5.0)
+}
+
 /// When the sidecars are asked again: every ten seconds, a second more or less, so that consumers don't march in step.
 #[must_use]
 pub fn until_asked(chance: f64) -> Duration {

@@ -194,7 +194,11 @@ pub async fn dereference(
     let values =
         named.into_iter().map(|named| (lookup(&named, memory), named)).map(|(found, named)| (named, found)).collect();
     let secret = sidecar_secret(client, stores, key, consumer, memory).await?;
+    stores.rivalled.note(key);
     let rival = rival(consumer, stores.consumers.store().state().iter().filter_map(|other| other.0.as_ref().ok()));
+    if rival.is_none() {
+        stores.rivalled.forget(key);
+    }
     let live = deployment(client, stores, key, memory).await?;
     let running = live.filter(|live| is_owned(live, consumer)).map(|live| super::deployment::running(&live));
     let pods = identities(&stores.pods.of(key));

@@ -259,6 +259,28 @@ impl NamedBy {
     }
 }
 
+/// Consumers that another may be in the way of; noted at each reconcile.
+#[derive(Clone, Debug, Default)]
+pub struct Rivalled(Arc<RwLock<BTreeSet<Key>>>);
+
+impl Rivalled {
+    /// Notes a consumer. Before it is looked whether another is in its way: one that goes meanwhile wakes it.
+    pub fn note(&self, consumer: &Key) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(consumer.clone());
+    }
+
+    /// No other is in its way, or it is gone.
+    pub fn forget(&self, consumer: &Key) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(consumer);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Key> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
 impl Names {
     fn forget(&mut self, consumer: &Key) {
         for object in self.by_consumer.remove(consumer).unwrap_or_default() {
@@ -289,6 +311,8 @@ pub struct Stores {
     pub config_maps: Shelf<PartialObjectMeta<ConfigMap>>,
     /// Who names them.
     pub named_by: NamedBy,
+    /// Who waits for another consumer to change or go.
+    pub rivalled: Rivalled,
 }
 
 impl Stores {

@@ -39,13 +39,22 @@ pub struct Slots {
     waiting: BTreeSet<Key>,
     /// Those that failed, by the generation of their spec.
     failed: BTreeMap<Key, Option<i64>>,
+    begun: bool,
 }
 
 impl Slots {
     /// That many at a time, one at least.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), held: BTreeSet::new(), waiting: BTreeSet::new(), failed: BTreeMap::new() }
+        Self { limit: limit.max(1), held: BTreeSet::new(), waiting: BTreeSet::new(), failed: BTreeMap::new(), begun: false }
+    }
+
+    /// Takes in, once, the rolls that are found under way after a start of the operator: before anybody is given a slot.
+    pub fn begin(&mut self, under_way: impl FnOnce() -> Vec<Key>) {
+        if !self.begun {
+            self.begun = true;
+            self.held.extend(under_way());
+        }
     }
 
     /// An outdated consumer asks to be rolled.
@@ -140,6 +149,15 @@ mod tests {
         assert!(!slots.ask(&key("a"), Some(2)), "no room");
         slots.tell(&key("b"), Some(1), Progress::Complete);
         assert!(slots.ask(&key("a"), Some(2)));
+    }
+
+    #[test]
+    fn rolls_under_way_at_the_start_count_before_anybody_asks() {
+        let mut slots = Slots::new(1);
+        slots.begin(|| vec![key("a")]);
+        slots.begin(|| panic!("once"));
+        assert!(!slots.ask(&key("b"), Some(1)));
+        assert_eq!(slots.tell(&key("a"), Some(1), Progress::Complete), [key("b")]);
     }
 
     #[test]

@@ -28,6 +28,14 @@ pub struct Defaults {
     pub version: String,
 }
 
+impl Defaults {
+    /// What the operator brings to every consumer, in a word: it stands on Deployments.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        format!("{}, {}", self.version, self.sidecar_image)
+    }
+}
+
 /// A file that the sidecar reads: a key of a Secret or ConfigMap, mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountedFile {

@@ -3,7 +3,6 @@
 use std::hash::Hash;
 
 use crds::CONSUMER_LABEL;
-use crds::v1alpha1::IdempotentConsumer;
 use futures_util::stream::{self, BoxStream, SelectAll, select_all};
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -18,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::build::ChildKind;
 use super::dereference::Kind;
 use super::key::Key;
-use super::store::{Guarded, Keeper, NamedBy, Shelf, Stores, digest, labelled};
+use super::store::{Guarded, Keeper, NamedBy, Rivalled, Shelf, Stores, digest, labelled};
 use super::validate;
 
 mod merge;
@@ -82,6 +81,7 @@ pub fn stores() -> (Stores, Keepers) {
         secrets: keepers.secrets.shelf(),
         config_maps: keepers.config_maps.shelf(),
         named_by,
+        rivalled: Rivalled::default(),
     };
     (stores, keepers)
 }
@@ -90,11 +90,11 @@ pub fn stores() -> (Stores, Keepers) {
 pub fn watch(client: &Client, scope: &Scope, stores: &Stores, keepers: Keepers) -> SelectAll<BoxStream<'static, Key>> {
     let ours = || watcher::Config::default().labels(CONSUMER_LABEL);
     let every = watcher::Config::default;
-    let consumers = stores.consumers.clone();
+    let (consumers, rivalled) = (stores.consumers.clone(), stores.rivalled.clone());
     let mut all = SelectAll::new();
     all.push(
         wakes("consumers", events(client, scope, every(), (), &stores.consumers), keepers.consumers)
-            .flat_map(move |key| stream::iter(with_its_group(&consumers, key)))
+            .flat_map(move |key| stream::iter(with_its_group(&consumers, &rivalled, key)))
             .boxed(),
     );
     for (kind, keeper) in ChildKind::ALL.into_iter().zip(keepers.children) {
@@ -111,30 +111,18 @@ pub fn watch(client: &Client, scope: &Scope, stores: &Stores, keepers: Keepers) 
 }
 
 /// A consumer that changes or goes may be in the way of others of its group, or no longer.
-fn with_its_group(consumers: &Shelf<Guarded>, key: Key) -> Vec<Key> {
+fn with_its_group(consumers: &Shelf<Guarded>, rivalled: &Rivalled, key: Key) -> Vec<Key> {
     let group_of = |object: &Guarded| object.0.as_ref().ok().map(validate::group);
-    let mut wake = vec![key.clone()];
-    // The group of one that is gone is not known any more, so that all that can wait for it are looked at; this is rare.
-    let group = consumers.get(&key).and_then(|object| group_of(&object));
-    let waits = |object: &Guarded| match (&group, &object.0) {
-        (Some(group), Ok(consumer)) => validate::group(consumer) == *group,
-        (None, Ok(consumer)) => is_in_conflict(consumer),
-        (_, Err(_)) => false,
-    };
-    wake.extend(
-        consumers
-            .store()
-            .state_filter(waits)
-            .iter()
-            .map(|object| Key::of(object.as_ref()))
-            .filter(|other| *other != key),
-    );
+    // Of which group it was before is not known any more, so that all that wait for another are looked at; these are few.
+    let mut wake = rivalled.all();
+    if let Some(group) = consumers.get(&key).and_then(|object| group_of(&object)) {
+        let others = consumers.store().state_filter(|object| group_of(object).as_ref() == Some(&group));
+        wake.extend(others.iter().map(|object| Key::of(object.as_ref())));
+    }
+    wake.push(key);
+    wake.sort_unstable();
+    wake.dedup();
     wake
-}
-
-fn is_in_conflict(consumer: &IdempotentConsumer) -> bool {
-    let conditions = consumer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.reason == validate::Reason::GroupConflict.as_str())
 }
 
 type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
@@ -221,4 +209,40 @@ where
             }
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn consumer(name: &str, group: &str) -> Guarded {
+        let consumer = json!({
+            "apiVersion": "idempotency.dev/v1alpha1", "kind": "IdempotentConsumer",
+            "metadata": {"name": name, "namespace": "ns"},
+            "spec": {
+                "group": group, "topics": ["t"], "kafka": {"bootstrapServers": "k:1"}, "redis": {"url": "redis://r"},
+                "template": {"spec": {"containers": []}},
+            },
+        });
+        serde_json::from_value(consumer).unwrap()
+    }
+
+    #[test]
+    fn one_that_waits_for_another_is_woken_whatever_its_status_says() {
+        let (stores, mut keepers) = stores();
+        for (name, group) in [("a", "g"), ("b", "g"), ("c", "other"), ("d", "other")] {
+            keepers.consumers.take(Event::Apply(consumer(name, group)));
+        }
+        let key = |name: &str| Key::new("ns", name);
+        let woken = |name: &str| with_its_group(&stores.consumers, &stores.rivalled, key(name));
+        assert_eq!(woken("a"), [key("a"), key("b")]);
+        assert_eq!(woken("gone"), [key("gone")]);
+        stores.rivalled.note(&key("c"));
+        assert_eq!(woken("gone"), [key("c"), key("gone")]);
+        assert_eq!(woken("a"), [key("a"), key("b"), key("c")], "it may have been of that group");
+        stores.rivalled.forget(&key("c"));
+        assert_eq!(woken("gone"), [key("gone")]);
+    }
 }

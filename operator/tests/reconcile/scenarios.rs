@@ -1,5 +1,6 @@
 //! One scenario a test, named by it.
 
+use kube::runtime::controller::Action;
 use operator::controller::upgrade::Upgrade;
 use serde_json::{Value, json};
 
@@ -375,4 +376,48 @@ async fn a_request_without_an_answer_is_given_up_and_tried_again() {
     world.api.accept();
     world.reconcile().await.unwrap();
     assert_eq!(world.generation_of("SpecValid"), Some(2));
+}
+
+#[tokio::test]
+async fn an_upgrade_of_one_that_becomes_invalid_holds_nobody_up() {
+    let mut world = World::new();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::Rolling);
+    world.reconcile().await.unwrap();
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.upgrades(), (1, 0, 0));
+    world.api.change(CONSUMER, |consumer| {
+        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
+        redis.remove("url");
+        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("SpecValid").1, "ReferenceNotFound");
+    assert_eq!(world.upgrades(), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn one_of_the_group_of_an_older_one_waits_for_it_and_looks_again_by_itself() {
+    let mut world = World::new();
+    let older = CONSUMER.replace("/a", "/b");
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["group"] = "g".into());
+    let consumer = world.api.get(CONSUMER).unwrap();
+    world.api.change(&older, |older| {
+        *older = consumer;
+        older["metadata"]["name"] = "b".into();
+        older["metadata"]["uid"] = "uid-b".into();
+        older["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z".into();
+        older["spec"]["topics"] = json!(["others"]);
+    });
+    world.sync();
+    let action = world.reconcile().await.unwrap();
+    assert_eq!(world.condition("SpecValid").1, "GroupConflict");
+    assert_ne!(action, Action::await_change());
+    assert_eq!(world.rivalled(), ["ns/a"]);
+    world.api.remove(&older);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!((world.condition("SpecValid").0.as_str(), world.rivalled().len()), ("True", 0));
 }

@@ -153,6 +153,16 @@ impl World {
         conditions.iter().find(|condition| condition["type"] == about)?["observedGeneration"].as_i64()
     }
 
+    /// How many consumers are rolled for an upgrade, wait for that, and have failed.
+    pub(crate) fn upgrades(&self) -> (usize, usize, usize) {
+        self.context.slots.lock().unwrap().counts()
+    }
+
+    /// Consumers that wait for another.
+    pub(crate) fn rivalled(&self) -> Vec<String> {
+        self.context.stores.rivalled.all().iter().map(ToString::to_string).collect()
+    }
+
     /// A condition of the consumer's: its status and its reason.
     pub(crate) fn condition(&self, about: &str) -> (String, String, String) {
         let consumer = self.api.get(CONSUMER).unwrap();

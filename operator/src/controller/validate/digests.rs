@@ -31,7 +31,7 @@ pub(super) fn of(consumer: &IdempotentConsumer, references: &References, default
     Digests {
         input: digest(&asked),
         identity: digest(&identity(spec, references)),
-        revision: format!("{}, {}", defaults.version, defaults.sidecar_image),
+        revision: defaults.revision(),
     }
 }
 
