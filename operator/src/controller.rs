@@ -103,7 +103,9 @@ pub enum Error {
     #[error("the status can't be read or written: {}", words(.0))]
     Status(Box<kube::Error>),
     /// Pods of a Deployment that is gone have not ended, and new ones would not see their claims.
-    #[error("the pod {0} of the former Deployment has not ended, and new pods would not see its claims; the Deployment is made when it has")]
+    #[error(
+        "the pod {0} of the former Deployment has not ended, and new pods would not see its claims; the Deployment is made when it has"
+    )]
     OldPods(String),
     /// The API server did not answer in time.
     #[error("the API server has not answered within {} s", PATIENCE.as_secs())]
@@ -125,9 +127,12 @@ impl Error {
             Self::Apply(apply::Error::NameConflict { .. }) => Some("NameConflict"),
             Self::Apply(apply::Error::TemplateRefused { .. }) => Some("TemplateRefused"),
             Self::Apply(apply::Error::ChildRefused { .. }) => Some("ChildRefused"),
-            Self::Apply(apply::Error::Api { .. }) | Self::Dereference(_) | Self::Status(_) | Self::OldPods(_) | Self::Late | Self::Ending => {
-                None
-            },
+            Self::Apply(apply::Error::Api { .. })
+            | Self::Dereference(_)
+            | Self::Status(_)
+            | Self::OldPods(_)
+            | Self::Late
+            | Self::Ending => None,
         }
     }
 

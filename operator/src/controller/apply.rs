@@ -216,12 +216,7 @@ impl Target<'_> {
 
     /// What is there under a child's name. The store shows only what carries our label, and may be behind: before something is made,
     /// the API server is asked.
-    async fn look(
-        &self,
-        kind: ChildKind,
-        name: &str,
-        ledger: &Ledger,
-    ) -> Result<Option<Arc<DynamicObject>>, Error> {
+    async fn look(&self, kind: ChildKind, name: &str, ledger: &Ledger) -> Result<Option<Arc<DynamicObject>>, Error> {
         let shown = self.stores.children(kind).get(&Key::new(&self.consumer.namespace, name));
         let shown = ledger.live(kind, name, shown);
         let live = match shown {
@@ -272,13 +267,7 @@ impl Target<'_> {
     }
 
     /// Lets the number of pods follow, and nothing else.
-    async fn scale(
-        &self,
-        name: &str,
-        replicas: i32,
-        applied: &mut Applied,
-        ledger: &mut Ledger,
-    ) -> Result<(), Error> {
+    async fn scale(&self, name: &str, replicas: i32, applied: &mut Applied, ledger: &mut Ledger) -> Result<(), Error> {
         let kind = ChildKind::Deployment;
         let live =
             applied.deployment.as_ref().and_then(|live| live.data.pointer("/spec/replicas")).and_then(Value::as_i64);

@@ -212,7 +212,9 @@ fn identities(pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
         matches!(phase, Some("Succeeded" | "Failed"))
     };
     let there = pods.iter().filter(|pod| !ended(pod));
-    there.filter_map(|pod| Some((pod.annotations().get(build::annotation::IDENTITY)?.clone(), pod.name_any()))).collect()
+    there
+        .filter_map(|pod| Some((pod.annotations().get(build::annotation::IDENTITY)?.clone(), pod.name_any())))
+        .collect()
 }
 
 fn lookup(named: &Reference, memory: &Remembered) -> Lookup {

@@ -34,7 +34,9 @@ pub fn plan(wanted: Wanted<'_>, running: Option<&Running>, pods: &BTreeMap<Strin
         return Plan::Keep;
     }
     // Once begun, it goes on until the last old pod is gone; then pods are replaced one after another again.
-    if running.identity != wanted.identity || (running.recreates && !(running.complete && old_pod(wanted, pods).is_none())) {
+    if running.identity != wanted.identity
+        || (running.recreates && !(running.complete && old_pod(wanted, pods).is_none()))
+    {
         Plan::Recreate
     } else {
         Plan::Roll

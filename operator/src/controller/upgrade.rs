@@ -46,7 +46,13 @@ impl Slots {
     /// That many at a time, one at least.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), held: BTreeSet::new(), waiting: BTreeSet::new(), failed: BTreeMap::new(), begun: false }
+        Self {
+            limit: limit.max(1),
+            held: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            begun: false,
+        }
     }
 
     /// Takes in, once, the rolls that are found under way after a start of the operator: before anybody is given a slot.

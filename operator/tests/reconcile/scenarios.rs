@@ -106,7 +106,11 @@ async fn a_refused_trial_leaves_everything_as_it_is() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "TemplateRefused"));
     assert!(message.contains("unknown field imag"), "{message}");
     assert_eq!(world.condition("Ready").0, "True", "what runs stays");
-    assert_eq!((world.generation_of("Ready"), world.generation_of("Progressing")), (Some(1), Some(1)), "of the old spec");
+    assert_eq!(
+        (world.generation_of("Ready"), world.generation_of("Progressing")),
+        (Some(1), Some(1)),
+        "of the old spec"
+    );
     assert_eq!((world.generation_of("SpecValid"), world.condition("Progressing").1), (Some(2), "Blocked".into()));
     world.sync();
     world.reconcile().await.unwrap();
@@ -272,7 +276,11 @@ async fn a_resource_that_cannot_be_read_gets_a_condition() {
     let (status, reason, message) = world.condition("SpecValid");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Undecodable"));
     assert!(message.contains("many") || message.contains("i32"), "{message}");
-    assert_eq!((world.condition("Ready").0.as_str(), world.generation_of("Ready")), ("True", Some(1)), "what runs stays");
+    assert_eq!(
+        (world.condition("Ready").0.as_str(), world.generation_of("Ready")),
+        ("True", Some(1)),
+        "what runs stays"
+    );
     assert_eq!(world.api.get(CONSUMER).unwrap()["status"]["selector"], "idempotency.dev/consumer=a");
 }
 

@@ -76,7 +76,8 @@ impl Ledger {
     /// Notes a write of a few fields to what was applied before, or by another process.
     pub fn patched(&mut self, kind: ChildKind, name: &str, before: &DynamicObject, answer: &DynamicObject) {
         // No manifest has this sum: the next apply is not left out for it.
-        let fresh = || Record { manifest: Sum::default(), answered: Sum::default(), older: VecDeque::new(), answer: None };
+        let fresh =
+            || Record { manifest: Sum::default(), answered: Sum::default(), older: VecDeque::new(), answer: None };
         self.records.entry((kind, name.to_owned())).or_insert_with(fresh).note(kind, Some(before), answer);
     }
 

@@ -53,7 +53,8 @@ pub(super) fn progressing(found: &Found<'_>, facts: Option<&Facts>, carried_out:
         };
     };
     if let Err(error) = found.result {
-        let runs = carried_out.map_or_else(String::new, |generation| format!("; what runs is of generation {generation}"));
+        let runs =
+            carried_out.map_or_else(String::new, |generation| format!("; what runs is of generation {generation}"));
         return if error.mistake().is_some() {
             finding(Holds::False, "Blocked", format!("waits for a spec that can be carried out{runs}"))
         } else {

@@ -114,7 +114,8 @@ fn no_replicas_are_ready_and_nobody_can_say_whether_protected() {
 #[test]
 fn what_runs_is_told_of_the_generation_that_it_is_of() {
     let (mistake, fault, live) = (mistake(), fault(), deployment(1, 1));
-    let at_generation = |generation, error| Found { generation: Some(generation), ..found(error, Some(&live), &[], &[]) };
+    let at_generation =
+        |generation, error| Found { generation: Some(generation), ..found(error, Some(&live), &[], &[]) };
     let generations = |status: &IdempotentConsumerStatus| {
         CONDITIONS.map(|about| condition(status, about).unwrap().observed_generation.unwrap())
     };
@@ -123,7 +124,10 @@ fn what_runs_is_told_of_the_generation_that_it_is_of() {
     assert_eq!(generations(&first), [3, 3, 4, 4]);
     let second = status(&first, &at_generation(5, &mistake), &at(1));
     assert_eq!(generations(&second), [3, 3, 5, 5]);
-    assert_eq!((says(&second, READY), says(&second, PROGRESSING)), (pair("True", "AllAvailable"), pair("False", "Blocked")));
+    assert_eq!(
+        (says(&second, READY), says(&second, PROGRESSING)),
+        (pair("True", "AllAvailable"), pair("False", "Blocked"))
+    );
     assert!(condition(&second, PROGRESSING).unwrap().message.ends_with("what runs is of generation 3"));
     let third = status(&second, &at_generation(5, &fault), &at(2));
     assert_eq!((generations(&third)[0], says(&third, PROGRESSING)), (3, pair("True", "Retrying")));

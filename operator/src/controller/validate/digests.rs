@@ -28,11 +28,7 @@ impl Digests {
 pub(super) fn of(consumer: &IdempotentConsumer, references: &References, defaults: &Defaults) -> Digests {
     let spec = &consumer.spec;
     let asked = json!([asked(spec), self::references(&references.values, &references.secret)]);
-    Digests {
-        input: digest(&asked),
-        identity: digest(&identity(spec, references)),
-        revision: defaults.revision(),
-    }
+    Digests { input: digest(&asked), identity: digest(&identity(spec, references)), revision: defaults.revision() }
 }
 
 /// The spec without what changes no pod, and without what is as by default: a field that a later version adds changes no digest of a
