@@ -211,7 +211,7 @@ pub struct RedisConfig {
     /// What happens to events while Redis is away.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
-    /// How long one round trip may take before it counts as an error, 10ms to 10s. Below a sixth of `session.ttl`.
+    /// How long one round trip may take before it counts as an error, 10ms to 10s. At most a quarter of `session.ttl`.
     #[serde(default = "default::redis_timeout")]
     pub timeout: Duration,
 }

@@ -255,7 +255,7 @@ pub struct RedisSpec {
     /// What happens to events while Redis is away. `Open`: deliver them, and say so to the app. `Closed`: wait.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
-    /// How long one round trip may take before it counts as an error, 10ms to 10s; below a sixth of `session.ttl`.
+    /// How long one round trip may take before it counts as an error, 10ms to 10s; at most a quarter of `session.ttl`.
     #[serde(default = "default::redis_timeout")]
     #[schemars(extend("x-kubernetes-validations" = [rules::between("10ms", "10s")]))]
     pub timeout: Duration,

@@ -106,7 +106,7 @@ fn mistakes() -> Vec<Mistake> {
         Mistake(spec(json!({"redis": {"timeout": "11s"}})), "must be 10ms to 10s"),
         Mistake(
             spec(json!({"session": {"ttl": "3s"}, "redis": {"timeout": "1s"}})),
-            "redis.timeout must be below a sixth of session.ttl",
+            "redis.timeout must be at most a quarter of session.ttl",
         ),
         Mistake(spec(json!({"delivery": {"timeout": "0s"}})), "must be 1ms to 21900h"),
         Mistake(

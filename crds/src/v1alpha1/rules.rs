@@ -64,11 +64,11 @@ pub(super) fn timeout_within_claim() -> Rule {
 }
 
 pub(super) fn redis_timeout_within_session() -> Rule {
-    let six = ["duration(self.redis.timeout)"; 6].join(" + ");
+    let four = ["duration(self.redis.timeout)"; 4].join(" + ");
     let valid = [is_duration("self.redis.timeout"), is_duration("self.session.ttl")].join(" && ");
     rule(
-        format!("!({valid}) || {six} < duration(self.session.ttl)"),
-        "redis.timeout must be below a sixth of session.ttl: one slow answer would end the session",
+        format!("!({valid}) || {four} <= duration(self.session.ttl)"),
+        "redis.timeout must be at most a quarter of session.ttl: one slow answer would end the session",
     )
 }
 

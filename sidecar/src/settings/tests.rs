@@ -194,7 +194,7 @@ fn each_mistake_is_told_by_its_field() {
         ("redis: {url: 'redis://r', topology: Sentinel}", "redis.sentinelMaster", "is missing"),
         ("redis: {url: 'redis://r', sentinelMaster: m}", "redis.sentinelMaster", "not Sentinel"),
         ("redis: {url: 'redis://r', timeout: 5ms}", "redis.timeout", "outside 10ms to 10s"),
-        ("redis: {url: 'redis://r', timeout: 1670ms}", "redis.timeout", "sixth of session.ttl"),
+        ("redis: {url: 'redis://r', timeout: 2501ms}", "redis.timeout", "quarter of session.ttl"),
         ("redis: {url: 'redis://app@redis:6379'}", "redis.passwordFile", "missing"),
         ("redis: {urlFile: $DIR/bare-url, usernameFile: $DIR/username}", "redis.passwordFile", "missing"),
         ("redis: {urlFile: $DIR/user-url}", "redis.passwordFile", "missing"),

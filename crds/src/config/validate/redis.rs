@@ -47,14 +47,14 @@ fn inline(url: &str, redis: &RedisConfig, problems: &mut Problems) {
 fn timeout(config: &SidecarConfig, problems: &mut Problems) {
     let timeout = config.redis.timeout.get();
     within("redis.timeout", timeout, Duration::from_millis(10), Duration::from_secs(10), problems);
-    // A renewal is sent after a third of the TTL and may take twice the time-out, to connect and to be answered; behind one that
-    // was not answered there must be room for another.
-    let most = config.session.ttl.get() / 6;
+    // A renewal is sent after a third of the TTL and may take twice the time-out, to connect and to be answered: that leaves a
+    // sixth of the TTL for the next one.
+    let most = config.session.ttl.get() / 4;
     // A wrong session.ttl is told there; measured against it, every time-out would be wrong as well.
-    let sound = most >= Duration::from_secs(1) / 6 && timeout <= Duration::from_secs(10);
-    if sound && timeout >= most {
+    let sound = most >= Duration::from_secs(1) / 4 && timeout <= Duration::from_secs(10);
+    if sound && timeout > most {
         let wrong = format!(
-            "is {}, not below a sixth of session.ttl ({}): one slow answer would end the session",
+            "is {}, more than a quarter of session.ttl ({}): one slow answer would end the session",
             config.redis.timeout, config.session.ttl
         );
         problems.add("redis.timeout", wrong);
