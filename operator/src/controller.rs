@@ -167,11 +167,12 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     let started = Instant::now();
     let shared = context.memory.of(&key, meta.uid.as_deref().unwrap_or_default());
     let mut memory = shared.lock().await;
-    let mut pass = Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None };
+    let mut pass = Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None, again: false };
     let result = tokio::time::timeout(PATIENCE, pass.carry_out()).await.unwrap_or(Err(Error::Late));
     // 5. status
     let written = tokio::time::timeout(REPORT, pass.report(&result)).await.unwrap_or(Err(Error::Late));
     let pods = written.as_ref().is_ok_and(|pods| *pods);
+    let again = pass.again.then(|| backoff::after_refusal(1, rand::random()));
     let failed = result.as_ref().err().or(written.as_ref().err());
     context.metrics.reconciled(failed.map_or(Outcome::Done, Error::outcome), started.elapsed());
     let retry = match result {
@@ -188,7 +189,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     written?;
     memory.failures = 0;
     let ask = pods.then(|| backoff::until_asked(rand::random()));
-    Ok(match retry.into_iter().chain(ask).min() {
+    Ok(match retry.into_iter().chain(ask).chain(again).min() {
         Some(pause) => Action::requeue(pause),
         None => Action::await_change(),
     })
@@ -212,6 +213,8 @@ struct Pass<'a> {
     memory: &'a mut Remembered,
     /// Another operator rolled it out, and why it stays as it is.
     outdated: Option<&'static str>,
+    /// Pausing or scaling beside a mistake has failed.
+    again: bool,
 }
 
 impl Pass<'_> {
@@ -219,7 +222,25 @@ impl Pass<'_> {
         let mut was_there = false;
         let result = self.steps(&mut was_there).await;
         self.tell_slots(was_there, &result);
+        if result.as_ref().is_err_and(|error| error.mistake().is_some()) {
+            self.follow().await;
+        }
         result
+    }
+
+    /// Pausing and scaling touch no pod that runs, so that they follow the spec also where the rest of it can't be carried out.
+    async fn follow(&mut self) {
+        let Ok(consumer) = &self.object.0 else { return };
+        let uid = consumer.metadata.uid.as_deref().unwrap_or_default();
+        let target = Target { client: &self.context.client, stores: &self.context.stores, consumer: self.key, uid };
+        let switches = build::switches(consumer);
+        match apply::follow(target, &switches, consumer.spec.replicas, &mut self.memory.ledger).await {
+            Ok(written) => written.into_iter().for_each(|kind| self.context.metrics.written(kind)),
+            Err(error) => {
+                tracing::warn!(consumer = %self.key, %error, "pausing or scaling has failed and is tried again");
+                self.again = true;
+            }
+        }
     }
 
     async fn steps(&mut self, was_there: &mut bool) -> Result<Applied, Error> {

@@ -189,6 +189,33 @@ pub async fn apply(
     Ok(applied)
 }
 
+/// Lets what touches no pod follow a spec that can't be carried out: the switches, and the number of pods of a Deployment that is there.
+/// What was written.
+///
+/// # Errors
+/// The first thing that went wrong.
+pub async fn follow(
+    target: Target<'_>,
+    switches: &Child,
+    replicas: i32,
+    ledger: &mut Ledger,
+) -> Result<Vec<ChildKind>, Error> {
+    let name = &target.consumer.name;
+    let mut applied = Applied { deployment: None, written: Vec::new(), rolled: None, selector: String::new() };
+    let shown = ledger.live(ChildKind::Deployment, name, target.stores.children(ChildKind::Deployment).get(target.consumer));
+    applied.deployment = shown.filter(|live| is_owned_by(live, target.uid));
+    if applied.deployment.is_none() {
+        return Ok(Vec::new());
+    }
+    target.scale(name, replicas, &mut applied, ledger).await?;
+    let look = Look { child: switches, live: target.look(switches.kind, &switches.name, ledger).await? };
+    if ledger.wants(look.child, look.live.as_deref()) {
+        target.write(&look, ledger).await?;
+        applied.written.push(look.child.kind);
+    }
+    Ok(applied.written)
+}
+
 impl DeploymentChange {
     /// Its manifest, where it is applied.
     #[must_use]

@@ -209,7 +209,7 @@ fn conflict(group: &str, rival: &Rival) -> Mistake {
 }
 
 /// Children go when their consumer goes; only this owner may change them.
-fn owner(consumer: &IdempotentConsumer) -> OwnerReference {
+pub(super) fn owner(consumer: &IdempotentConsumer) -> OwnerReference {
     OwnerReference {
         api_version: IdempotentConsumer::api_version(&()).into_owned(),
         kind: IdempotentConsumer::kind(&()).into_owned(),

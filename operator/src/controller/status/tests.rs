@@ -124,7 +124,7 @@ fn what_runs_is_told_of_the_generation_that_it_is_of() {
     let second = status(&first, &at_generation(5, &mistake), &at(1));
     assert_eq!(generations(&second), [3, 3, 5, 5]);
     assert_eq!((says(&second, READY), says(&second, PROGRESSING)), (pair("True", "AllAvailable"), pair("False", "Blocked")));
-    assert!(condition(&second, PROGRESSING).unwrap().message.ends_with("what runs is of generation 3"));
+    assert!(condition(&second, PROGRESSING).unwrap().message.contains("what runs is of generation 3, and only"));
     let third = status(&second, &at_generation(5, &fault), &at(2));
     assert_eq!((generations(&third)[0], says(&third, PROGRESSING)), (3, pair("True", "Retrying")));
     let none = status(&nothing, &Found { generation: Some(4), ..found(&mistake, None, &[], &[]) }, &at(0));
