@@ -325,6 +325,8 @@ impl Pass<'_> {
         let pods = self.pods();
         let port = consumer.map_or(9464, |consumer| u16::try_from(consumer.spec.sidecar.admin_port).unwrap_or(9464));
         let answers = observe::observe(&pods, port).await;
+        let unheard = answers.iter().filter(|answer| answer.said.is_err()).map(|answer| answer.pod.clone()).collect();
+        let missed = std::mem::replace(&mut self.memory.missed, unheard);
         let shown = self.context.stores.children(ChildKind::Deployment).get(self.key);
         let shown = self.memory.ledger.live(ChildKind::Deployment, &self.key.name, shown);
         let uid = self.object.meta().uid.clone().unwrap_or_default();
@@ -337,6 +339,7 @@ impl Pass<'_> {
             deployment: result.as_ref().ok().and_then(Applied::deployment).or(shown.as_deref()),
             pods: &pods,
             answers: &answers,
+            missed: &missed,
             outdated: self.outdated,
         };
         let (before, now) = (self.status_before().await?, now());

@@ -49,6 +49,14 @@ pub enum Unheard {
     Late,
 }
 
+impl Unheard {
+    /// Nothing came from it at all: something between here and there may be in the way.
+    #[must_use]
+    pub const fn is_far(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Late)
+    }
+}
+
 /// What one pod's sidecar says.
 #[derive(Debug)]
 pub struct Answer {
