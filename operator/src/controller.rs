@@ -262,7 +262,9 @@ impl Pass<'_> {
         // 4. apply
         let uid = consumer.metadata.uid.as_deref().unwrap_or_default();
         let target = Target { client, stores, consumer: self.key, uid };
-        let applied = apply::apply(target, &desired, &mut self.memory.ledger, Instant::now()).await?;
+        let applied = apply::apply(target, &desired, &mut self.memory.ledger, Instant::now()).await;
+        let mut applied = applied?;
+        applied.heals(validated.heals());
         for kind in applied.written() {
             self.context.metrics.written(*kind);
         }

@@ -79,6 +79,8 @@ pub enum Why {
     Upgraded,
     /// Somebody had changed the Deployment.
     Corrected,
+    /// What the pods need was gone; this is what.
+    Healed(&'static str),
 }
 
 /// The desired state is in the cluster. Only [`apply`] makes one.
@@ -107,6 +109,13 @@ impl Applied {
     #[must_use]
     pub fn rolled(&self) -> Option<Why> {
         self.rolled
+    }
+
+    /// It was rolled since what the pods need was gone.
+    pub(super) fn heals(&mut self, what: Option<&'static str>) {
+        if let (Some(rolled), Some(what)) = (&mut self.rolled, what) {
+            *rolled = Why::Healed(what);
+        }
     }
 
     /// Label selector of the pods.

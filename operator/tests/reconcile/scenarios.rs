@@ -453,3 +453,30 @@ async fn pausing_and_scaling_follow_beside_a_mistake() {
     world.reconcile().await.unwrap();
     assert_eq!(writes(&world.api.asked()), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn what_is_kept_is_rolled_when_its_configuration_is_gone() {
+    let mut world = World::new();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::OnChange);
+    world.settle().await;
+    assert_eq!(world.condition("Progressing").1, "Outdated");
+    world.api.remove(&format!("{CONFIG_MAPS}/{}", current_config(&world)));
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Healed"));
+    assert!(world.api.get(&format!("{CONFIG_MAPS}/{}", current_config(&world))).is_some());
+    assert!(world.api.get(DEPLOYMENT).unwrap().to_string().contains("sidecar:2"));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_rolled_when_its_drain_token_is_another() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.remove(&format!("{SECRETS}/a-sidecar"));
+    let mut world = world.upgraded("2", Upgrade::OnChange);
+    world.reconcile().await.unwrap();
+    assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Healed"));
+    let token = world.api.get(&format!("{SECRETS}/a-sidecar")).unwrap()["data"]["token"].as_str().unwrap().to_owned();
+    assert!(!token.is_empty());
+}
