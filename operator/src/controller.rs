@@ -180,7 +180,8 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     if memory.namespace_ends {
         return Ok(Action::await_change());
     }
-    let mut pass = Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None };
+    let mut pass =
+        Pass { context: &context, key: &key, object: &object, memory: &mut memory, outdated: None, again: false };
     let result = tokio::time::timeout(PATIENCE, pass.carry_out()).await.unwrap_or(Err(Error::Late));
     if result.as_ref().is_err_and(Error::namespace_ends) {
         // Its children go before it does, and each would be made again in vain.
@@ -191,6 +192,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     // 5. status
     let written = tokio::time::timeout(REPORT, pass.report(&result)).await.unwrap_or(Err(Error::Late));
     let pods = written.as_ref().is_ok_and(|pods| *pods);
+    let again = pass.again.then(|| backoff::after_refusal(1, rand::random()));
     let failed = result.as_ref().err().or(written.as_ref().err());
     context.metrics.reconciled(failed.map_or(Outcome::Done, Error::outcome), started.elapsed());
     let retry = match result {
@@ -207,7 +209,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     written?;
     memory.failures = 0;
     let ask = pods.then(|| backoff::until_asked(rand::random()));
-    Ok(match retry.into_iter().chain(ask).min() {
+    Ok(match retry.into_iter().chain(ask).chain(again).min() {
         Some(pause) => Action::requeue(pause),
         None => Action::await_change(),
     })
@@ -231,6 +233,8 @@ struct Pass<'a> {
     memory: &'a mut Remembered,
     /// Another operator rolled it out, and why it stays as it is.
     outdated: Option<&'static str>,
+    /// Pausing or scaling beside a mistake has failed.
+    again: bool,
 }
 
 impl Pass<'_> {
@@ -238,7 +242,25 @@ impl Pass<'_> {
         let mut was_there = false;
         let result = self.steps(&mut was_there).await;
         self.tell_slots(was_there, &result);
+        if result.as_ref().is_err_and(|error| error.mistake().is_some()) {
+            self.follow().await;
+        }
         result
+    }
+
+    /// Pausing and scaling touch no pod that runs, so that they follow the spec also where the rest of it can't be carried out.
+    async fn follow(&mut self) {
+        let Ok(consumer) = &self.object.0 else { return };
+        let uid = consumer.metadata.uid.as_deref().unwrap_or_default();
+        let target = Target { client: &self.context.client, stores: &self.context.stores, consumer: self.key, uid };
+        let switches = build::switches(consumer);
+        match apply::follow(target, &switches, consumer.spec.replicas, &mut self.memory.ledger).await {
+            Ok(written) => written.into_iter().for_each(|kind| self.context.metrics.written(kind)),
+            Err(error) => {
+                tracing::warn!(consumer = %self.key, %error, "pausing or scaling has failed and is tried again");
+                self.again = true;
+            }
+        }
     }
 
     async fn steps(&mut self, was_there: &mut bool) -> Result<Applied, Error> {
@@ -260,7 +282,9 @@ impl Pass<'_> {
         // 4. apply
         let uid = consumer.metadata.uid.as_deref().unwrap_or_default();
         let target = Target { client, stores, consumer: self.key, uid };
-        let applied = apply::apply(target, &desired, &mut self.memory.ledger, Instant::now()).await?;
+        let applied = apply::apply(target, &desired, &mut self.memory.ledger, Instant::now()).await;
+        let mut applied = applied?;
+        applied.heals(validated.heals());
         for kind in applied.written() {
             self.context.metrics.written(*kind);
         }
@@ -323,6 +347,8 @@ impl Pass<'_> {
         let pods = self.pods();
         let port = consumer.map_or(9464, |consumer| u16::try_from(consumer.spec.sidecar.admin_port).unwrap_or(9464));
         let answers = observe::observe(&pods, port).await;
+        let unheard = answers.iter().filter(|answer| answer.said.is_err()).map(|answer| answer.pod.clone()).collect();
+        let missed = std::mem::replace(&mut self.memory.missed, unheard);
         let shown = self.context.stores.children(ChildKind::Deployment).get(self.key);
         let shown = self.memory.ledger.live(ChildKind::Deployment, &self.key.name, shown);
         let uid = self.object.meta().uid.clone().unwrap_or_default();
@@ -335,6 +361,7 @@ impl Pass<'_> {
             deployment: result.as_ref().ok().and_then(Applied::deployment).or(shown.as_deref()),
             pods: &pods,
             answers: &answers,
+            missed: &missed,
             outdated: self.outdated,
         };
         let (before, now) = (self.status_before().await?, now());
@@ -365,7 +392,9 @@ impl Pass<'_> {
         let wanted =
             applied.and_then(Applied::deployment).map(deployment::Facts::of).filter(deployment::Facts::complete);
         if let Some(facts) = wanted {
-            let crowding = status::crowding(facts.wanted, answers);
+            let known = before.events.as_ref().map_or(0, |events| events.partitions);
+            self.memory.partitions = self.memory.partitions.max(status::partitions(answers));
+            let crowding = status::crowding(facts.wanted, answers, known.max(self.memory.partitions));
             if let Some(crowding) = crowding.filter(|_| !self.memory.crowded) {
                 notices.push(events::crowded(crowding));
             }

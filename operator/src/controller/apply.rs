@@ -79,6 +79,8 @@ pub enum Why {
     Upgraded,
     /// Somebody had changed the Deployment.
     Corrected,
+    /// What the pods need was gone; this is what.
+    Healed(&'static str),
 }
 
 /// The desired state is in the cluster. Only [`apply`] makes one.
@@ -107,6 +109,13 @@ impl Applied {
     #[must_use]
     pub fn rolled(&self) -> Option<Why> {
         self.rolled
+    }
+
+    /// It was rolled since what the pods need was gone.
+    pub(super) fn heals(&mut self, what: Option<&'static str>) {
+        if let (Some(rolled), Some(what)) = (&mut self.rolled, what) {
+            *rolled = Why::Healed(what);
+        }
     }
 
     /// Label selector of the pods.
@@ -187,6 +196,34 @@ pub async fn apply(
     }
     prune::prune(target, desired, applied.deployment.as_deref(), ledger, &mut applied.written).await?;
     Ok(applied)
+}
+
+/// Lets what touches no pod follow a spec that can't be carried out: the switches, and the number of pods of a Deployment that is there.
+/// What was written.
+///
+/// # Errors
+/// The first thing that went wrong.
+pub async fn follow(
+    target: Target<'_>,
+    switches: &Child,
+    replicas: i32,
+    ledger: &mut Ledger,
+) -> Result<Vec<ChildKind>, Error> {
+    let name = &target.consumer.name;
+    let mut applied = Applied { deployment: None, written: Vec::new(), rolled: None, selector: String::new() };
+    let shown =
+        ledger.live(ChildKind::Deployment, name, target.stores.children(ChildKind::Deployment).get(target.consumer));
+    applied.deployment = shown.filter(|live| is_owned_by(live, target.uid));
+    if applied.deployment.is_none() {
+        return Ok(Vec::new());
+    }
+    target.scale(name, replicas, &mut applied, ledger).await?;
+    let look = Look { child: switches, live: target.look(switches.kind, &switches.name, ledger).await? };
+    if ledger.wants(look.child, look.live.as_deref()) {
+        target.write(&look, ledger).await?;
+        applied.written.push(look.child.kind);
+    }
+    Ok(applied.written)
 }
 
 impl DeploymentChange {

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use crds::v1alpha1::IdempotentConsumer;
 use crds::{CONSUMER_LABEL, FIELD_MANAGER};
 use k8s_openapi::Resource;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
 use super::rollout::Plan;
-use super::validate::Validated;
+use super::validate::{self, Validated};
 
 mod config;
 mod inject;
@@ -163,7 +166,7 @@ pub struct DesiredState {
 pub fn build(consumer: &Validated) -> DesiredState {
     let config = config::config(consumer);
     let config_name = config.name.clone();
-    let mut children = vec![config::secret(consumer), config::switches(consumer)];
+    let mut children = vec![config::secret(consumer), config::switches(&Whose::of(consumer), consumer.paused)];
     let keep = consumer.plan == Plan::Keep;
     if !keep {
         children.push(config);
@@ -195,8 +198,34 @@ pub fn selector(name: &str) -> String {
     format!("{CONSUMER_LABEL}={name}")
 }
 
-/// A child of the consumer, with what every child has.
+/// The switches of a consumer that can't be carried out as a whole: they touch no pod, and stopping the flow is for emergencies.
+#[must_use]
+pub fn switches(consumer: &IdempotentConsumer) -> Child {
+    let (name, namespace) = (consumer.name_any(), consumer.namespace().unwrap_or_else(|| "default".into()));
+    let owner = validate::owner(consumer);
+    config::switches(&Whose { name: &name, namespace: &namespace, owner: &owner }, consumer.spec.paused)
+}
+
+/// Whom a child belongs to.
+struct Whose<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    owner: &'a OwnerReference,
+}
+
+impl<'a> Whose<'a> {
+    fn of(consumer: &'a Validated) -> Self {
+        Self { name: &consumer.name, namespace: &consumer.namespace, owner: &consumer.owner }
+    }
+}
+
+/// A child of the consumer.
 fn child(consumer: &Validated, kind: ChildKind, name: String, annotations: &[(&str, &str)], rest: Value) -> Child {
+    child_of(&Whose::of(consumer), kind, name, annotations, rest)
+}
+
+/// A child, with what every child has.
+fn child_of(consumer: &Whose<'_>, kind: ChildKind, name: String, annotations: &[(&str, &str)], rest: Value) -> Child {
     let resource = kind.resource();
     let mut metadata = json!({
         "name": name,

@@ -61,6 +61,18 @@ impl Facts {
     }
 }
 
+/// The token with which its pods ask for a drain.
+#[must_use]
+pub fn drain_token(deployment: &DynamicObject) -> Option<&str> {
+    let spec = deployment.data.pointer("/spec/template/spec")?;
+    let containers =
+        ["initContainers", "containers"].into_iter().filter_map(|list| spec.get(list)?.as_array()).flatten();
+    let hooks = containers.filter_map(|container| container.pointer("/lifecycle/preStop/httpGet"));
+    let ours = hooks.filter(|hook| hook.get("path").and_then(Value::as_str) == Some("/drain"));
+    let headers = ours.filter_map(|hook| hook.get("httpHeaders")?.as_array()).flatten();
+    headers.filter_map(|header| header.get("value")?.as_str()?.strip_prefix("Bearer ")).next()
+}
+
 /// What of the Deployment decides how to go on.
 #[must_use]
 pub fn running(deployment: &DynamicObject) -> Running {
@@ -71,6 +83,7 @@ pub fn running(deployment: &DynamicObject) -> Running {
         sidecar_image: text(deployment, annotation::SIDECAR_IMAGE),
         recreates: strategy(deployment) == Some("Recreate"),
         complete: Facts::of(deployment).complete(),
+        broken: None,
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Running {
     pub recreates: bool,
     /// Every pod is of the newest revision and available.
     pub complete: bool,
+    /// What its pods need and is not there as they know it: the next pod would not start, or would not drain.
+    pub broken: Option<&'static str>,
 }
 
 /// Everything that was looked up for one consumer.
@@ -200,9 +202,22 @@ pub async fn dereference(
         stores.rivalled.forget(key);
     }
     let live = deployment(client, stores, key, memory).await?;
-    let running = live.filter(|live| is_owned(live, consumer)).map(|live| super::deployment::running(&live));
+    let running = live
+        .filter(|live| is_owned(live, consumer))
+        .map(|live| Running { broken: broken(stores, key, &live, &secret), ..super::deployment::running(&live) });
     let pods = identities(&stores.pods.of(key));
     Ok(References { values, secret, rival, running, pods })
+}
+
+/// What the pods of a Deployment need, and is gone.
+fn broken(stores: &Stores, key: &Key, live: &DynamicObject, secret: &SidecarSecret) -> Option<&'static str> {
+    let config = super::deployment::template_annotation(live, build::annotation::CONFIG);
+    let there = |name: &str| stores.children(ChildKind::ConfigMap).get(&Key::new(&key.namespace, name)).is_some();
+    if config.is_some_and(|name| !there(name)) {
+        return Some("the ConfigMap with their configuration is gone");
+    }
+    let token = super::deployment::drain_token(live);
+    token.is_some_and(|token| token != secret.token).then_some("the token with which they ask for a drain is another")
 }
 
 /// What claims of pods stand on that have not ended, each with the name of one of them.

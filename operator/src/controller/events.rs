@@ -43,9 +43,12 @@ pub fn notices(
                 ("ReferenceChanged", "pods are replaced, since a Secret or ConfigMap that the spec names has changed")
             }
             Why::Upgraded => ("Upgraded", "pods are replaced, since the operator or its default sidecar is another"),
+            Why::Healed(what) => ("Healed", what),
             Why::Corrected => ("Corrected", "pods are replaced, since somebody else had changed the Deployment"),
         };
-        notices.push(Notice { warning: false, reason, action: "RollOut", note: note.to_owned() });
+        let note =
+            if let Why::Healed(what) = why { format!("pods are replaced, since {what}") } else { note.to_owned() };
+        notices.push(Notice { warning: false, reason, action: "RollOut", note });
     }
     notices.extend(turned(before, after, SPEC_VALID, "Validate", "SpecAccepted"));
     notices.extend(turned(before, after, PROTECTED, "Observe", "ProtectionRestored"));

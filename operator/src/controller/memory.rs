@@ -1,6 +1,6 @@
 //! Decides what is remembered of each consumer between two reconciles. No I/O; nothing here outlives the process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
@@ -25,6 +25,10 @@ pub struct Remembered {
     pub status: Option<Written>,
     /// Reconciles that failed in a row.
     pub failures: u32,
+    /// Pods whose sidecars were not heard the last time.
+    pub missed: BTreeSet<String>,
+    /// The most partitions that its sidecars were seen to hold together.
+    pub partitions: i64,
     /// There are more pods than partitions, and that was told.
     pub crowded: bool,
     /// Its namespace is being deleted: nothing is left to do for it.

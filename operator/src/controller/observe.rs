@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 
 /// How long a sidecar may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// An answer is no longer than this; 10,000 partitions fit.
-const MAX_ANSWER: usize = 256 << 10;
+/// An answer is no longer than this; 10,000 partitions fit, of topics with names as long as Kafka takes.
+const MAX_ANSWER: usize = 4 << 20;
 /// Sidecars of one consumer that are asked at once.
 const AT_ONCE: usize = 64;
 
@@ -47,6 +47,14 @@ pub enum Unheard {
     /// No answer in time.
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Late,
+}
+
+impl Unheard {
+    /// Nothing came from it at all: something between here and there may be in the way.
+    #[must_use]
+    pub const fn is_far(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Late)
+    }
 }
 
 /// What one pod's sidecar says.
@@ -161,6 +169,20 @@ mod tests {
         let port = sidecar(http("\"x\"")).await;
         let answers = observe(&[pod("127.0.0.1", port)], 1).await;
         assert!(matches!(answers[0].said, Err(Unheard::Decode(_))), "{answers:?}");
+    }
+
+    #[test]
+    fn ten_thousand_partitions_fit_into_an_answer() {
+        let partition = |partition| crds::status::PartitionStatus {
+            topic: "t".repeat(249),
+            partition,
+            watermark: Some(i64::MAX),
+            buffered: 1_000_000,
+            lag: Some(i64::MAX),
+        };
+        let said = SidecarStatus { partitions: (0..10_000).map(partition).collect(), ..SidecarStatus::default() };
+        let length = serde_json::to_vec(&said).unwrap().len();
+        assert!(length < MAX_ANSWER, "{length}");
     }
 
     #[tokio::test]

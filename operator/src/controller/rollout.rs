@@ -7,7 +7,8 @@ use super::dereference::Running;
 /// What becomes of the Deployment's pod template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// It stays as it is: the user asked for nothing new, and another operator made it. Only the number of pods follows.
+    /// It stays as it is: the user asked for nothing new, another operator made it, and what its pods need is there. Only the number of
+    /// pods follows.
     Keep,
     /// It is applied; pods are replaced one after another where it differs.
     Roll,
@@ -30,7 +31,7 @@ pub struct Wanted<'a> {
 #[must_use]
 pub fn plan(wanted: Wanted<'_>, running: Option<&Running>, pods: &BTreeMap<String, String>, upgrade: bool) -> Plan {
     let Some(running) = running else { return Plan::Roll };
-    if is_outdated(wanted, running) && !upgrade {
+    if is_outdated(wanted, running) && !upgrade && running.broken.is_none() {
         return Plan::Keep;
     }
     // Once begun, it goes on until the last old pod is gone; then pods are replaced one after another again.
@@ -87,6 +88,12 @@ mod tests {
         assert_eq!(plan(WANTED, Some(&running("i1", "d2", "r1")), false), Plan::Roll);
         assert_eq!(plan(WANTED, Some(&running("i2", "d2", "r1")), true), Plan::Roll);
         assert_eq!(plan(WANTED, Some(&running("i2", "d2", "r2")), false), Plan::Roll);
+    }
+
+    #[test]
+    fn what_could_not_start_again_is_not_kept() {
+        let broken = Running { broken: Some("gone"), ..running("i2", "d2", "r1") };
+        assert_eq!(plan(WANTED, Some(&broken), false), Plan::Roll);
     }
 
     #[test]

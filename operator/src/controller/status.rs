@@ -1,6 +1,7 @@
 //! Decides what a consumer's status says: what was applied, what the Deployment and the sidecars say, in; status out. Pure but for
 //! [`write()`], which is I/O.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ mod pods;
 mod protected;
 mod ready;
 
-pub use counts::{Crowding, crowding};
+pub use counts::{Crowding, crowding, partitions};
 
 /// The sidecars' counts reach the status at most this often.
 const COUNTS_EVERY: Duration = Duration::from_secs(60);
@@ -47,6 +48,8 @@ pub struct Found<'a> {
     pub pods: &'a [Arc<Pod>],
     /// What their sidecars say.
     pub answers: &'a [Answer],
+    /// Pods whose sidecars were not heard the last time either.
+    pub missed: &'a BTreeSet<String>,
     /// It was rolled out by another operator, and why it is not rolled anew.
     pub outdated: Option<&'static str>,
 }
@@ -76,7 +79,7 @@ pub fn status(before: &IdempotentConsumerStatus, found: &Found<'_>, now: &Time) 
     let findings = [
         (ready::ready(found, facts.as_ref(), condition(before, READY)), carried_out),
         (Some(ready::progressing(found, facts.as_ref(), carried_out)), carried_out),
-        (Some(protected::protected(found)), found.generation),
+        (protected::protected(found, condition(before, PROTECTED)), found.generation),
         (spec_valid(found, before), found.generation),
     ];
     for (finding, generation) in findings {

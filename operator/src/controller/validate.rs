@@ -65,6 +65,8 @@ pub struct Validated {
     pub(super) references: String,
     pub(super) digests: Digests,
     pub(super) plan: Plan,
+    /// Why a Deployment is rolled that would be kept.
+    pub(super) heals: Option<&'static str>,
     /// A pod of a Deployment that is gone, whose claims new pods would not see.
     pub(super) old_pod: Option<String>,
 }
@@ -188,10 +190,17 @@ pub fn validate(
         sidecar_image,
         template,
         references: digests::references(&references.values, &references.secret),
+        heals: heals(&digests, references, plan),
         old_pod: old_pod.map(ToOwned::to_owned),
         digests,
         plan,
     })
+}
+
+/// Why a Deployment that another operator rolled out is not kept.
+fn heals(digests: &Digests, references: &References, plan: Plan) -> Option<&'static str> {
+    let running = references.running.as_ref().filter(|_| plan != Plan::Keep)?;
+    running.broken.filter(|_| rollout::is_outdated(digests.wanted(), running))
 }
 
 /// Another consumer of the group would be given partitions of topics that it does not consume, and the other way round.
@@ -209,7 +218,7 @@ fn conflict(group: &str, rival: &Rival) -> Mistake {
 }
 
 /// Children go when their consumer goes; only this owner may change them.
-fn owner(consumer: &IdempotentConsumer) -> OwnerReference {
+pub(super) fn owner(consumer: &IdempotentConsumer) -> OwnerReference {
     OwnerReference {
         api_version: IdempotentConsumer::api_version(&()).into_owned(),
         kind: IdempotentConsumer::kind(&()).into_owned(),
@@ -225,6 +234,12 @@ impl Validated {
     #[must_use]
     pub const fn plan(&self) -> Plan {
         self.plan
+    }
+
+    /// Why the Deployment is rolled, though the user asks for nothing new.
+    #[must_use]
+    pub fn heals(&self) -> Option<&'static str> {
+        self.heals
     }
 
     /// A pod that must end before the Deployment is made.

@@ -429,3 +429,65 @@ async fn one_of_the_group_of_an_older_one_waits_for_it_and_looks_again_by_itself
     world.reconcile().await.unwrap();
     assert_eq!((world.condition("SpecValid").0.as_str(), world.rivalled().len()), ("True", 0));
 }
+
+#[tokio::test]
+async fn pausing_and_scaling_follow_beside_a_mistake() {
+    let mut world = World::new();
+    world.settle().await;
+    let template = world.api.get(DEPLOYMENT).unwrap()["spec"]["template"].clone();
+    let paused = |world: &World| world.api.get(&format!("{CONFIG_MAPS}/a-switches")).unwrap()["data"]["paused"].clone();
+    world.api.change(CONSUMER, |consumer| {
+        consumer["spec"]["paused"] = true.into();
+        consumer["spec"]["replicas"] = 4.into();
+        consumer["spec"]["template"]["spec"]["containers"][0]["imag"] = "typo".into();
+    });
+    world.sync();
+    world.api.refuse(|asked| is_trial_of_the_deployment(asked).then(|| (400, "unknown field imag".to_owned())));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("SpecValid").1, "TemplateRefused");
+    assert_eq!(
+        (paused(&world), world.api.get(DEPLOYMENT).unwrap()["spec"]["replicas"].clone()),
+        ("true".into(), 4.into())
+    );
+    world.api.change(CONSUMER, |consumer| {
+        consumer["spec"]["paused"] = false.into();
+        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
+        redis.remove("url");
+        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!((world.condition("SpecValid").1.as_str(), paused(&world)), ("ReferenceNotFound", "false".into()));
+    assert_eq!(world.api.get(DEPLOYMENT).unwrap()["spec"]["template"], template);
+    world.sync();
+    world.api.asked();
+    world.reconcile().await.unwrap();
+    assert_eq!(writes(&world.api.asked()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_kept_is_rolled_when_its_configuration_is_gone() {
+    let mut world = World::new();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::OnChange);
+    world.settle().await;
+    assert_eq!(world.condition("Progressing").1, "Outdated");
+    world.api.remove(&format!("{CONFIG_MAPS}/{}", current_config(&world)));
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Healed"));
+    assert!(world.api.get(&format!("{CONFIG_MAPS}/{}", current_config(&world))).is_some());
+    assert!(world.api.get(DEPLOYMENT).unwrap().to_string().contains("sidecar:2"));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_rolled_when_its_drain_token_is_another() {
+    let mut world = World::new();
+    world.settle().await;
+    world.api.remove(&format!("{SECRETS}/a-sidecar"));
+    let mut world = world.upgraded("2", Upgrade::OnChange);
+    world.reconcile().await.unwrap();
+    assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Healed"));
+    let token = world.api.get(&format!("{SECRETS}/a-sidecar")).unwrap()["data"]["token"].as_str().unwrap().to_owned();
+    assert!(!token.is_empty());
+}

@@ -4,7 +4,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::super::validate::Validated;
-use super::{Child, ChildKind, child, config_prefix, path, secret_name};
+use super::{Child, ChildKind, Whose, child, child_of, config_prefix, path, secret_name};
 
 /// The configuration. Its name holds the digest of its contents, so that pods of another revision keep theirs, and a change rolls the pods.
 pub(super) fn config(consumer: &Validated) -> Child {
@@ -16,9 +16,9 @@ pub(super) fn config(consumer: &Validated) -> Child {
 }
 
 /// What reaches running pods without touching them: the kubelet follows a mounted ConfigMap.
-pub(super) fn switches(consumer: &Validated) -> Child {
-    let rest = json!({"data": {"paused": consumer.paused.to_string()}});
-    child(consumer, ChildKind::ConfigMap, switches_name(&consumer.name), &[], rest)
+pub(super) fn switches(whose: &Whose<'_>, paused: bool) -> Child {
+    let rest = json!({"data": {"paused": paused.to_string()}});
+    child_of(whose, ChildKind::ConfigMap, switches_name(whose.name), &[], rest)
 }
 
 pub(super) fn switches_name(name: &str) -> String {

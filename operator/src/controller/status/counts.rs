@@ -38,13 +38,21 @@ pub struct Crowding {
     pub partitions: i64,
 }
 
-/// There are more pods than partitions: known only once every pod's sidecar has joined its group.
+/// Partitions that the sidecars hold together, as far as they were heard.
 #[must_use]
-pub fn crowding(replicas: i64, answers: &[Answer]) -> Option<Crowding> {
+pub fn partitions(answers: &[Answer]) -> i64 {
+    let heard = answers.iter().filter_map(|answer| answer.said.as_ref().ok());
+    heard.map(|status| status.partitions.len() as i64).sum()
+}
+
+/// There are more pods than partitions: known only once every pod's sidecar has joined its group. `known` is how many were held together
+/// at another time: while partitions go from one pod to another, some are nobody's.
+#[must_use]
+pub fn crowding(replicas: i64, answers: &[Answer], known: i64) -> Option<Crowding> {
     let heard: Vec<&SidecarStatus> = answers.iter().filter_map(|answer| answer.said.as_ref().ok()).collect();
     let all =
         i64::try_from(heard.len()).is_ok_and(|heard| heard == replicas) && heard.iter().all(|status| status.joined);
-    let partitions = heard.iter().map(|status| status.partitions.len() as i64).sum();
+    let partitions = partitions(answers).max(known);
     // With none at all, the topics are not there yet, or a rebalance is under way.
     (all && partitions > 0 && replicas > partitions).then_some(Crowding { replicas, partitions })
 }

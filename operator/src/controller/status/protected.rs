@@ -1,33 +1,62 @@
 //! Decides whether Redis gates every delivery, from what the sidecars say. Pure.
 
+use crds::SIDECAR_CONTAINER;
 use crds::conditions::{Finding, Holds, PROTECTED};
 use crds::status::{Condition, Protection, SidecarStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition as Before;
+use kube::ResourceExt;
 
 use super::Found;
-use crate::controller::observe::Answer;
+use crate::controller::observe::{Answer, Unheard};
 
 /// Whether every sidecar that answers has Redis behind it. One that says no outweighs all that say yes.
-pub(super) fn protected(found: &Found<'_>) -> Finding {
-    let finding = |holds, reason, message| Finding { about: PROTECTED, holds, reason, message };
+///
+/// Nobody speaks for a sidecar that was not heard: then nobody can say. One that missed a single question changes nothing.
+pub(super) fn protected(found: &Found<'_>, before: Option<&Before>) -> Option<Finding> {
+    let finding = |holds, reason, message| Some(Finding { about: PROTECTED, holds, reason, message });
     if found.pods.is_empty() {
         return finding(Holds::Unknown, "NoSidecar", "no pod runs, and no sidecar that could say".into());
     }
     let heard: Vec<(&Answer, &SidecarStatus)> =
         found.answers.iter().filter_map(|answer| answer.said.as_ref().ok().map(|said| (answer, said))).collect();
-    if heard.is_empty() {
-        return match found.answers.iter().find_map(|answer| answer.said.as_ref().err().map(|error| (answer, error))) {
-            None => finding(Holds::Unknown, "NoSidecar", "no sidecar runs yet".into()),
-            Some((answer, error)) => {
-                let message =
-                    format!("the sidecar of pod {} was not heard: {error}; check network policies", answer.pod);
-                finding(Holds::Unknown, "Unreachable", message)
-            }
+    if let Some((answer, (reason, why))) =
+        heard.iter().find_map(|(answer, said)| exposed(said).map(|why| (answer, why)))
+    {
+        return finding(Holds::False, reason, format!("pod {}: {why}", answer.pod));
+    }
+    let unheard: Vec<(&Answer, &Unheard)> = found
+        .answers
+        .iter()
+        .filter_map(|answer| answer.said.as_ref().err().map(|error| (answer, error)))
+        .filter(|(answer, _)| !starts(found, &answer.pod))
+        .collect();
+    let Some((answer, error)) =
+        unheard.iter().find(|(answer, _)| found.missed.contains(&answer.pod)).or(unheard.first())
+    else {
+        return if heard.is_empty() {
+            finding(Holds::Unknown, "NoSidecar", "no sidecar runs yet".into())
+        } else {
+            finding(Holds::True, "StoreGates", "Redis gates every delivery".into())
         };
+    };
+    if before.is_some() && unheard.iter().all(|(answer, _)| !found.missed.contains(&answer.pod)) {
+        return None;
     }
-    match heard.iter().find_map(|(answer, said)| exposed(said).map(|why| (answer, why))) {
-        None => finding(Holds::True, "StoreGates", "Redis gates every delivery".into()),
-        Some((answer, (reason, why))) => finding(Holds::False, reason, format!("pod {}: {why}", answer.pod)),
+    let advice = if error.is_far() { "; check network policies" } else { "" };
+    let message = format!("the sidecar of pod {} was not heard: {error}{advice}", answer.pod);
+    if heard.is_empty() {
+        return finding(Holds::Unknown, "Unreachable", message);
     }
+    let message = format!("{} of {} sidecars were not heard: {message}", unheard.len(), unheard.len() + heard.len());
+    finding(Holds::Unknown, "PartlyHeard", message)
+}
+
+/// The pod's sidecar has not started yet, so that it delivers nothing either.
+fn starts(found: &Found<'_>, pod: &str) -> bool {
+    let pod = found.pods.iter().find(|one| one.name_any() == pod);
+    let statuses = pod.and_then(|pod| pod.status.as_ref()?.init_container_statuses.as_ref());
+    let sidecar = statuses.and_then(|all| all.iter().find(|container| container.name == SIDECAR_CONTAINER));
+    sidecar.is_some_and(|sidecar| sidecar.started == Some(false))
 }
 
 /// Why a sidecar's deliveries are not gated by Redis.

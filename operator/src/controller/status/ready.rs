@@ -56,7 +56,13 @@ pub(super) fn progressing(found: &Found<'_>, facts: Option<&Facts>, carried_out:
         let runs =
             carried_out.map_or_else(String::new, |generation| format!("; what runs is of generation {generation}"));
         return if error.mistake().is_some() {
-            finding(Holds::False, "Blocked", format!("waits for a spec that can be carried out{runs}"))
+            finding(
+                Holds::False,
+                "Blocked",
+                format!(
+                    "waits for a spec that can be carried out{runs}, and only `replicas` and `paused` are followed"
+                ),
+            )
         } else {
             finding(Holds::True, "Retrying", format!("is tried again: {error}{runs}"))
         };

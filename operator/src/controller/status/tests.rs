@@ -7,6 +7,8 @@ use crate::controller::apply;
 use crate::controller::observe::Unheard;
 use crate::controller::validate::{Invalid, Mistake, Reason};
 
+static NONE: BTreeSet<String> = BTreeSet::new();
+
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(1_700_000_000 + second).unwrap())
 }
@@ -67,6 +69,7 @@ fn found<'a>(
         deployment,
         pods,
         answers,
+        missed: &NONE,
         outdated: None,
     }
 }
@@ -128,7 +131,7 @@ fn what_runs_is_told_of_the_generation_that_it_is_of() {
         (says(&second, READY), says(&second, PROGRESSING)),
         (pair("True", "AllAvailable"), pair("False", "Blocked"))
     );
-    assert!(condition(&second, PROGRESSING).unwrap().message.ends_with("what runs is of generation 3"));
+    assert!(condition(&second, PROGRESSING).unwrap().message.contains("what runs is of generation 3, and only"));
     let third = status(&second, &at_generation(5, &fault), &at(2));
     assert_eq!((generations(&third)[0], says(&third, PROGRESSING)), (3, pair("True", "Retrying")));
     let none = status(&nothing, &Found { generation: Some(4), ..found(&mistake, None, &[], &[]) }, &at(0));
@@ -201,8 +204,41 @@ fn one_sidecar_without_redis_outweighs_all_others() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "StoreAway"));
     assert_eq!(message, "pod a-1: Redis is away (since 2026-01-01T00:00:00Z)");
     let late = || Answer { pod: "a-2".into(), said: Err(Unheard::Late) };
-    assert_eq!(protected(&[gated(1), late()]).0, "True");
+    assert_eq!(protected(&[gated(1), late()]).1, "PartlyHeard");
     assert_eq!(protected(&[late()]).1, "Unreachable");
+}
+
+#[test]
+fn a_sidecar_that_is_not_heard_is_vouched_for_by_no_other() {
+    let (error, live) = (fault(), deployment(2, 2));
+    let late = || Answer { pod: "a-2".into(), said: Err(Unheard::Late) };
+    let missed = BTreeSet::from(["a-2".to_owned()]);
+    let pods = [pod(json!({}))];
+    let next = |before: &IdempotentConsumerStatus, answers: &[Answer], missed: &BTreeSet<String>, pods: &[Arc<Pod>]| {
+        status(before, &Found { missed, ..found(&error, Some(&live), pods, answers) }, &at(0))
+    };
+    let all = next(&IdempotentConsumerStatus::default(), &[gated(1)], &NONE, &pods);
+    assert_eq!(says(&all, PROTECTED), pair("True", "StoreGates"));
+    let once = next(&all, &[gated(1), late()], &NONE, &pods);
+    assert_eq!(says(&once, PROTECTED), pair("True", "StoreGates"), "one question is no reason");
+    let twice = next(&once, &[gated(1), late()], &missed, &pods);
+    assert_eq!(says(&twice, PROTECTED), pair("Unknown", "PartlyHeard"));
+    let message = &condition(&twice, PROTECTED).unwrap().message;
+    assert!(
+        message.starts_with("1 of 2 sidecars were not heard: ") && message.ends_with("check network policies"),
+        "{message}"
+    );
+    let starting: Arc<Pod> = Arc::new(
+        serde_json::from_value(json!({"metadata": {"name": "a-2"}, "status": {"initContainerStatuses": [
+            {"name": "idempotency-sidecar", "image": "", "imageID": "", "ready": false, "restartCount": 0, "started": false},
+        ]}}))
+        .unwrap(),
+    );
+    let starts = next(&once, &[gated(1), late()], &missed, &[starting]);
+    assert_eq!(says(&starts, PROTECTED), pair("True", "StoreGates"), "it delivers nothing yet");
+    let broken = Answer { pod: "a-2".into(), said: Err(Unheard::Body("too long".into())) };
+    let unread = next(&all, &[broken], &missed, &pods);
+    assert!(!condition(&unread, PROTECTED).unwrap().message.contains("network policies"));
 }
 
 #[test]
@@ -231,9 +267,10 @@ fn more_pods_than_partitions_are_told_only_when_all_have_joined() {
         let partitions: Vec<_> = (0..partitions).map(|n| json!({"topic": "t", "partition": n})).collect();
         heard(json!({"joined": true, "partitions": partitions}))
     };
-    assert_eq!(crowding(2, &[joined(1), joined(0)]), Some(Crowding { replicas: 2, partitions: 1 }));
-    assert_eq!(crowding(2, &[joined(2), joined(0)]), None);
-    assert_eq!(crowding(2, &[joined(1)]), None);
-    assert_eq!(crowding(2, &[joined(0), joined(0)]), None, "nothing is assigned yet");
-    assert_eq!(crowding(2, &[joined(1), heard(json!({"joined": false}))]), None);
+    assert_eq!(crowding(2, &[joined(1), joined(0)], 0), Some(Crowding { replicas: 2, partitions: 1 }));
+    assert_eq!(crowding(2, &[joined(2), joined(0)], 0), None);
+    assert_eq!(crowding(2, &[joined(1), joined(0)], 6), None, "five are on their way from one to the other");
+    assert_eq!(crowding(2, &[joined(1)], 0), None);
+    assert_eq!(crowding(2, &[joined(0), joined(0)], 0), None, "nothing is assigned yet");
+    assert_eq!(crowding(2, &[joined(1), heard(json!({"joined": false}))], 0), None);
 }
