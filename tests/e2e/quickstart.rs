@@ -55,12 +55,13 @@ async fn five_thousand_events_take_effect_once(space: Arc<Space>) -> anyhow::Res
     space.settled("orders", topic).await?;
     space.ledger.check(&published).assert_each_once();
 
-    // Figures reach the status once a minute at most.
+    // Figures reach the status once a minute at most. A record that is read again, when its partition goes to the other pod before it is
+    // committed, is one duplicate more.
     let duplicates = (published.records() - EVENTS) as i64;
     patiently("the figures are in the status", Duration::from_secs(90), async || {
         let events = space.get("orders").await?.status.and_then(|status| status.events).context("no figures")?;
-        let right = events.lag == Some(0) && events.duplicates == duplicates && events.completed == EVENTS as i64;
-        ensure!(right, "{duplicates} duplicates are expected: {events:?}");
+        let right = events.lag == Some(0) && events.duplicates >= duplicates && events.completed == EVENTS as i64;
+        ensure!(right, "{duplicates} duplicates at least are expected: {events:?}");
         Ok(())
     })
     .await;
@@ -71,7 +72,7 @@ async fn five_thousand_events_take_effect_once(space: Arc<Space>) -> anyhow::Res
     let row: Vec<_> = lines.next().unwrap_or_default().split_whitespace().collect();
     let wanted = ["NAME", "READY", "PROTECTED", "REPLICAS", "AVAILABLE", "LAG", "DUPLICATES", "AGE"];
     ensure!(head == wanted, "{table}");
-    ensure!(row[..7] == ["orders", "True", "True", "2", "2", "0", &duplicates.to_string()], "{table}");
+    ensure!(row[..6] == ["orders", "True", "True", "2", "2", "0"] && row[6].parse::<i64>()? >= duplicates, "{table}");
     Ok(())
 }
 
