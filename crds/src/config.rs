@@ -367,7 +367,8 @@ impl Default for BufferConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct AdminConfig {
-    /// IP address and port to listen on; port 0 takes a free one and logs it.
+    /// IP address and port to listen on: `[::]` is every address of either family, also where there is only IPv4. Port 0 takes a free
+    /// one and logs it.
     pub bind: String,
     /// File that holds the token which `/drain` asks for; absent means none is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -376,7 +377,7 @@ pub struct AdminConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { bind: "0.0.0.0:9464".into(), drain_token_file: None }
+        Self { bind: "[::]:9464".into(), drain_token_file: None }
     }
 }
 

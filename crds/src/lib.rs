@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod config;
 mod duration;
 pub mod generate;
+pub mod listen;
 mod secret;
 pub mod status;
 #[cfg(feature = "crd")]

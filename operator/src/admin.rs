@@ -1,9 +1,12 @@
 //! Decides what the operator answers to probes and Prometheus: a small HTTP/1.1 server. I/O.
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::listen::without_ipv6;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -14,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::controller::watch::Listings;
 use crate::metrics::{self, Metrics};
 
 /// Connections at once; further ones wait in the kernel's queue.
@@ -57,6 +61,8 @@ impl Phase {
 pub struct Admin {
     /// How far the operator has come.
     pub phase: watch::Receiver<Phase>,
+    /// What is still to be listed before it can reconcile.
+    pub listings: Listings,
     /// The figures.
     pub metrics: Arc<Metrics>,
 }
@@ -94,6 +100,17 @@ impl Admin {
         }
     }
 
+    fn readiness(&self) -> (bool, String) {
+        let phase = self.phase.borrow().clone();
+        match self.listings.awaited() {
+            Some(awaited) if phase == Phase::Leading => (false, format!("leading, and {awaited}")),
+            _ => {
+                let (ready, why) = phase.answer();
+                (ready, why.to_owned())
+            }
+        }
+    }
+
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let get = matches!(*method, Method::GET | Method::HEAD);
         match path {
@@ -104,13 +121,26 @@ impl Admin {
             }
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => {
-                let phase = self.phase.borrow().clone();
-                let (ready, why) = phase.answer();
+                let (ready, why) = self.readiness();
                 text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, format!("{why}\n"))
             }
             "/metrics" => reply(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
             _ => text(StatusCode::NOT_FOUND, "there are /livez /readyz /metrics\n"),
         }
+    }
+}
+
+/// Listens where the address says, or as near to it as a machine without IPv6 can.
+///
+/// # Errors
+/// The address is taken, or not this machine's.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) => match without_ipv6(address, &error) {
+            Some(instead) => TcpListener::bind(instead).await.map_err(|_| error),
+            None => Err(error),
+        },
+        bound => bound,
     }
 }
 
@@ -133,13 +163,21 @@ mod tests {
     #[test]
     fn a_standby_is_ready_and_one_that_waits_says_what_for() {
         let (phases, phase) = watch::channel(Phase::Waiting("waiting for the CustomResourceDefinition".into()));
-        let admin = Admin { phase, metrics: Metrics::new() };
+        let listings = Listings::default();
+        let admin = Admin { phase, listings: listings.clone(), metrics: Metrics::new() };
         let asked = |path: &str| admin.answer(&Method::GET, path).status();
         assert_eq!((asked("/livez"), asked("/readyz")), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
         for (phase, code) in [(Phase::StandingBy, 200), (Phase::Leading, 200), (Phase::Ending, 503)] {
             phases.send_replace(phase);
             assert_eq!(asked("/readyz").as_u16(), code);
         }
+        phases.send_replace(Phase::Leading);
+        listings.begin("secrets");
+        assert_eq!(asked("/readyz").as_u16(), 503);
+        listings.failed("secrets", "forbidden".into());
+        assert_eq!(admin.readiness().1, "leading, and can't list secrets: forbidden");
+        listings.done("secrets");
+        assert_eq!(asked("/readyz").as_u16(), 200);
         assert_eq!((asked("/metrics"), asked("/")), (StatusCode::OK, StatusCode::NOT_FOUND));
         assert_eq!(admin.answer(&Method::POST, "/metrics").status(), StatusCode::METHOD_NOT_ALLOWED);
     }

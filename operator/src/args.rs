@@ -60,8 +60,8 @@ pub struct RunArgs {
     #[arg(long, env = "IDEMPOTENCY_UPGRADE_CONCURRENCY", default_value_t = 3, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub upgrade_concurrency: u16,
-    /// Address of probes and metrics.
-    #[arg(long, env = "IDEMPOTENCY_ADMIN_BIND", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    /// Address of probes and metrics; `[::]` is every address of either family.
+    #[arg(long, env = "IDEMPOTENCY_ADMIN_BIND", default_value = "[::]:8080", value_name = "ADDRESS")]
     pub admin_bind: SocketAddr,
     /// Reconcile only while holding a lease, so that several replicas can stand by.
     #[arg(long, env = "IDEMPOTENCY_LEADER_ELECT", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
@@ -81,7 +81,7 @@ pub struct RunArgs {
     /// Name of this host, which is the pod's.
     #[arg(long, env = "HOSTNAME", hide = true)]
     pub host_name: Option<String>,
-    /// How long to wait for the API server and the CustomResourceDefinition at the start, in seconds.
+    /// How long to wait for the API server, the CustomResourceDefinition and permissions at the start, in seconds.
     #[arg(long, env = "IDEMPOTENCY_START_TIMEOUT", default_value_t = 300, value_name = "SECONDS")]
     pub start_timeout: u64,
     /// The log's filter.

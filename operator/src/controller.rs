@@ -42,6 +42,7 @@ use self::status::{Found, Worth};
 use self::store::{Guarded, Stores};
 use self::upgrade::{Progress, Slots, Upgrade};
 use self::validate::{Defaults, Invalid, Validated};
+use self::watch::Listings;
 use crate::kube_error::words;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Outcome;
@@ -57,6 +58,8 @@ pub struct Context {
     pub client: Client,
     /// The way to the API server for watches, which may say nothing for minutes.
     pub watches: Client,
+    /// What is still to be listed.
+    pub listings: Listings,
     /// What is known of the cluster.
     pub stores: Stores,
     /// What the operator brings to every consumer.
@@ -127,7 +130,7 @@ impl Error {
             Self::Apply(apply::Error::NameConflict { .. }) => Some("NameConflict"),
             Self::Apply(apply::Error::TemplateRefused { .. }) => Some("TemplateRefused"),
             Self::Apply(apply::Error::ChildRefused { .. }) => Some("ChildRefused"),
-            Self::Apply(apply::Error::Api { .. })
+            Self::Apply(apply::Error::Api { .. } | apply::Error::Predecessor { .. })
             | Self::Dereference(_)
             | Self::Status(_)
             | Self::OldPods(_)
@@ -152,7 +155,7 @@ impl Error {
             Self::Apply(apply::Error::Api { .. }) => Outcome::ApplyFailed,
             Self::Dereference(_) => Outcome::DereferenceFailed,
             Self::Status(_) => Outcome::StatusFailed,
-            Self::OldPods(_) => Outcome::Waiting,
+            Self::OldPods(_) | Self::Apply(apply::Error::Predecessor { .. }) => Outcome::Waiting,
             Self::Late => Outcome::Late,
             Self::Ending => Outcome::Ending,
         }
@@ -367,10 +370,10 @@ impl Pass<'_> {
         let (before, now) = (self.status_before().await?, now());
         let after = status::status(&before, &found, &now);
         if status::worth(&before, &after, &now) == Worth::Now {
-            let write = status::write(&self.context.client, self.key, &after).await;
+            let write = status::write(&self.context.client, self.key, &uid, &after).await;
             match write {
-                // Deleted in the meantime.
-                Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(false),
+                // Deleted in the meantime, or another of that name by now.
+                Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => return Ok(false),
                 other => other.map_err(|error| Error::Status(Box::new(error)))?,
             }
             self.context.metrics.status_writes.inc();

@@ -17,7 +17,7 @@ use crate::controller::status::{CONDITIONS, condition};
 
 pub mod labels;
 
-use labels::{ConditionLabel, ConditionStatus, KindLabel, Outcome, OutcomeLabel};
+use labels::{ConditionLabel, ConditionStatus, KindLabel, Outcome, OutcomeLabel, WatchLabel};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,6 +40,7 @@ pub struct Metrics {
     upgrades_waiting: Gauge,
     /// Roll-outs for an upgrade that were refused or got stuck.
     pub upgrades_failed: Counter,
+    watch_failures: Family<WatchLabel, Counter>,
     /// 1 while this replica leads.
     pub leader: Gauge,
 }
@@ -59,6 +60,7 @@ impl Metrics {
             upgrades_under_way: Gauge::default(),
             upgrades_waiting: Gauge::default(),
             upgrades_failed: Counter::default(),
+            watch_failures: Family::default(),
             leader: Gauge::default(),
         };
         metrics.register();
@@ -92,6 +94,7 @@ impl Metrics {
             "Roll-outs for an upgrade that were refused or got stuck",
             self.upgrades_failed.clone(),
         );
+        r.register("watch_failures", "Failures of watches, by what is watched", self.watch_failures.clone());
         r.register("leader", "1 while this replica leads", self.leader.clone());
     }
 
@@ -104,6 +107,11 @@ impl Metrics {
     /// A child was written.
     pub fn written(&self, kind: ChildKind) {
         self.writes.get_or_create(&KindLabel::from(kind)).inc();
+    }
+
+    /// A watch has failed.
+    pub fn watch_failed(&self, what: &'static str) {
+        self.watch_failures.get_or_create(&WatchLabel { what }).inc();
     }
 
     /// Shows how the consumers are; `None` is one without a status.

@@ -6,7 +6,10 @@ use kube::Client;
 use kube::core::Status;
 use tokio::time::Instant;
 
+use crate::controller::watch::Scope;
 use crate::kube_error::words;
+
+mod permissions;
 
 /// Native sidecars are on from this version.
 const OLDEST: (u32, u32) = (1, 29);
@@ -47,6 +50,9 @@ pub enum Error {
         OURS.0, .0.as_secs()
     )]
     NoDefinition(Duration),
+    /// The operator's account lacks permissions.
+    #[error("{0}: give the operator's service account the role that comes with it")]
+    Forbidden(String),
     /// The API server can't be reached.
     #[error("the API server does not answer: {0}")]
     Unreachable(String),
@@ -59,11 +65,23 @@ pub fn too_old(major: &str, minor: &str) -> bool {
     number(major).zip(number(minor)).is_some_and(|version| version < OLDEST)
 }
 
-/// Checks the API server, and waits for our CustomResourceDefinition, for so long at most. `waiting` is told why it waits.
+/// What the operator can't work without.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    /// Where it looks for consumers.
+    pub scope: Scope,
+    /// Namespace of the lease, where it holds one.
+    pub leases_in: Option<String>,
+    /// How long it waits for what may still come.
+    pub bound: Duration,
+}
+
+/// Checks the API server, and waits for our CustomResourceDefinition and for permissions. `waiting` is told why it waits.
 ///
 /// # Errors
 /// The operator can't work here.
-pub async fn check(client: &Client, bound: Duration, waiting: impl Fn(&str)) -> Result<(), Error> {
+pub async fn check(client: &Client, needs: &Needs, waiting: impl Fn(&str)) -> Result<(), Error> {
+    let bound = needs.bound;
     let until = Instant::now() + bound;
     let version = loop {
         match in_time(client.apiserver_version()).await {
@@ -94,6 +112,14 @@ pub async fn check(client: &Client, bound: Duration, waiting: impl Fn(&str)) -> 
             waiting("waiting for the CustomResourceDefinition");
             told = true;
         }
+        tokio::time::sleep(PAUSE).await;
+    }
+    while let Some(lacking) = in_time(permissions::lacking(client, needs)).await.unwrap_or_default() {
+        if Instant::now() >= until {
+            return Err(Error::Forbidden(lacking));
+        }
+        tracing::warn!(lacking, "waiting for permissions");
+        waiting(&format!("waiting for permissions: {lacking}"));
         tokio::time::sleep(PAUSE).await;
     }
     tracing::info!(version = version.git_version, "the API server is one to work with");

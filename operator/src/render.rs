@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crds::v1alpha1::IdempotentConsumer;
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -159,6 +160,19 @@ fn decode<T: serde::de::DeserializeOwned>(document: &Value) -> Result<T, Error> 
     })
 }
 
+/// Reads a Secret, or says which field is wrong, and nothing of what is in it.
+fn decode_secret(document: &Value) -> Result<Secret, Error> {
+    let name = document.pointer("/metadata/name").and_then(Value::as_str);
+    serde_path_to_error::deserialize(document).map_err(|error| Error::Document {
+        name: format!("Secret {}", name.unwrap_or("without a name")),
+        wrong: format!(
+            "{}: it is not of the right type: values of `stringData` are texts (in quotes, if they look like a number), those of `data` \
+             are texts in base64",
+            error.path()
+        ),
+    })
+}
+
 /// The documents of a file; a list counts as its items.
 fn documents(path: &Path) -> Result<Vec<Value>, Error> {
     let mut text = String::new();
@@ -200,6 +214,17 @@ mod tests {
         assert_eq!(items(list).len(), 2);
         assert_eq!(items(serde_json::json!({"kind": "Secret"})).len(), 1);
         assert!(items(Value::Null).is_empty());
+    }
+
+    #[test]
+    fn nothing_of_a_secret_is_repeated() {
+        for (field, value) in [("stringData", serde_json::json!(12345)), ("data", serde_json::json!("12345!"))] {
+            let mut secret = serde_json::json!({"kind": "Secret", "metadata": {"name": "redis"}});
+            secret[field] = serde_json::json!({"password": value});
+            let told = decode_secret(&secret).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("Secret redis: {field}")), "{told}");
+            assert!(!told.contains("12345"), "{told}");
+        }
     }
 
     #[test]

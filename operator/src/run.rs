@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use kube::runtime::events::Reporter;
 use kube::{Client, Config};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin::{Admin, Phase};
+use crate::admin::{self, Admin, Phase};
 use crate::args::{self, RunArgs, exit};
 use crate::controller::memory::Memory;
 use crate::controller::upgrade::Slots;
 use crate::controller::validate::Defaults;
-use crate::controller::watch::{Scope, stores};
+use crate::controller::watch::{Listings, Scope, stores};
 use crate::controller::{self, Context};
 use crate::kube_error::words;
 use crate::leader::Elector;
@@ -123,12 +122,13 @@ async fn run(settings: RunArgs) -> Result<(), Error> {
     let (phases, phase) = watch::channel(Phase::Waiting("starting".into()));
     let metrics = Metrics::new();
     let address = settings.admin_bind;
-    let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+    let listener = admin::listen(address).await.map_err(|source| Error::Bind { address, source })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %listener.local_addr().unwrap_or(address), "the operator starts");
-    tokio::spawn(Admin { phase, metrics: Arc::clone(&metrics) }.serve(listener));
+    let listings = Listings::default();
+    tokio::spawn(Admin { phase, listings: listings.clone(), metrics: Arc::clone(&metrics) }.serve(listener));
     let clients = Clients::infer().await.map_err(|error| Error::Client(Box::new(error)))?;
     tokio::select! {
-        ended = serve(settings, clients, metrics, &phases, stop.clone()) => ended,
+        ended = serve(settings, clients, listings, metrics, &phases, stop.clone()) => ended,
         // Before it leads there is nothing to finish; later, `serve` sees to that.
         () = stopped_before_leading(stop, &phases) => Ok(()),
     }
@@ -141,21 +141,26 @@ async fn run(settings: RunArgs) -> Result<(), Error> {
 pub async fn serve(
     settings: RunArgs,
     clients: Clients,
+    listings: Listings,
     metrics: Arc<Metrics>,
     phases: &watch::Sender<Phase>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let client = clients.requests.clone();
-    let bound = Duration::from_secs(settings.start_timeout);
-    preflight::check(&client, bound, |why| _ = phases.send_replace(Phase::Waiting(why.to_owned()))).await?;
+    let namespace = lease_namespace(&settings, &client);
+    let needs = preflight::Needs {
+        scope: scope(&settings),
+        leases_in: settings.leader_elect.then(|| namespace.clone()),
+        bound: Duration::from_secs(settings.start_timeout),
+    };
+    preflight::check(&client, &needs, |why| _ = phases.send_replace(Phase::Waiting(why.to_owned()))).await?;
     let me = identity(&settings);
     if !settings.leader_elect {
         phases.send_replace(Phase::Leading);
         metrics.leader.set(1);
-        let _ = reconcile(&settings, clients, metrics, &me, phases, stop).await;
+        let _ = reconcile(&settings, clients, listings, metrics, &me, phases, stop).await;
         return Ok(());
     }
-    let namespace = lease_namespace(&settings, &client);
     let mut elector = Elector::new(client.clone(), &namespace, &settings.lease_name, &me);
     phases.send_replace(Phase::StandingBy);
     let since = elector.acquire().await;
@@ -175,7 +180,7 @@ pub async fn serve(
             metrics.leader.set(0);
             Err(Error::Lost)
         }
-        drained = reconcile(&settings, clients, Arc::clone(&metrics), &me, phases, stop) => {
+        drained = reconcile(&settings, clients, listings, Arc::clone(&metrics), &me, phases, stop) => {
             // Only when everything under way is finished may another lead; else the lease runs out by itself.
             let _ = finished.send(());
             if let (true, Ok(Some(mut elector))) = (drained, keeping.await) {
@@ -191,6 +196,7 @@ pub async fn serve(
 async fn reconcile(
     settings: &RunArgs,
     clients: Clients,
+    listings: Listings,
     metrics: Arc<Metrics>,
     me: &str,
     phases: &watch::Sender<Phase>,
@@ -202,6 +208,7 @@ async fn reconcile(
     let context = Arc::new(Context {
         client: clients.requests,
         watches: clients.watches,
+        listings,
         stores,
         defaults: Defaults {
             sidecar_image: settings.sidecar_image.clone(),
@@ -214,8 +221,7 @@ async fn reconcile(
         reporter,
         metrics,
     });
-    let scope =
-        if settings.namespaces.is_empty() { Scope::All } else { Scope::Namespaces(distinct(&settings.namespaces)) };
+    let scope = scope(settings);
     let phases = phases.clone();
     let stopping = async move {
         let _ = stop.wait_for(|stop| *stop).await;
@@ -225,11 +231,11 @@ async fn reconcile(
     controller::run(context, scope, keepers, woken, stopping).await
 }
 
-fn distinct(names: &[String]) -> Vec<String> {
-    let mut names = names.to_vec();
+fn scope(settings: &RunArgs) -> Scope {
+    let mut names = settings.namespaces.clone();
     names.sort_unstable();
     names.dedup();
-    names
+    if names.is_empty() { Scope::All } else { Scope::Namespaces(names) }
 }
 
 /// A name that no other replica has, nor an earlier life of this one.

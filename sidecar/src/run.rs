@@ -11,13 +11,12 @@ use std::time::Duration;
 use crds::status::SidecarStatus;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, Command, DrainReport};
+use crate::admin::{self, Admin, Command, DrainReport};
 use crate::claim::SessionId;
 use crate::clock::Time;
 use crate::deliver::cloudevent::event_names;
@@ -57,7 +56,7 @@ const ROUND_TRIPS: usize = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The admin address can't be listened on.
-    #[error("admin.bind: can't listen on {address}: {source}; choose a free address, for example `0.0.0.0:9464`")]
+    #[error("admin.bind: can't listen on {address}: {source}; choose a free address, for example `[::]:9464`")]
     Bind {
         /// The address.
         address: String,
@@ -178,8 +177,7 @@ impl Service {
     ) -> Result<Self, RunError> {
         let config = &settings.config;
         let bind = &config.admin.bind;
-        let bound = TcpListener::bind(bind).await;
-        let listener = bound.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
+        let listener = admin::listen(bind).await.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
         let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
         let now = Time::now();
         let gate = Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::FIELD_MANAGER;
+use crds::v1alpha1::IdempotentConsumer;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::build::{Child, ChildKind, DeploymentChange, DesiredState, annotation};
@@ -29,6 +30,14 @@ pub enum Error {
         "the {kind} `{name}` is there already and does not belong to this consumer: delete or rename it, or give the consumer another name"
     )]
     NameConflict {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// A consumer of the same name was there before, and what belonged to it is being collected: tried again.
+    #[error("the {kind} `{name}` belongs to a former consumer of this name and is about to be collected")]
+    Predecessor {
         /// Its kind.
         kind: String,
         /// Its name.
@@ -264,7 +273,9 @@ impl Target<'_> {
         };
         match live {
             Some(live) if !is_owned_by(&live, self.uid) => {
-                Err(Error::NameConflict { kind: kind.resource().kind, name: name.to_owned() })
+                let (kind, name) = (kind.resource().kind, name.to_owned());
+                let ends = is_of_predecessor(&live, &self.consumer.name);
+                Err(if ends { Error::Predecessor { kind, name } } else { Error::NameConflict { kind, name } })
             }
             live => Ok(live),
         }
@@ -322,6 +333,16 @@ impl Target<'_> {
         applied.written.push(kind);
         Ok(())
     }
+}
+
+/// It belonged to a consumer of the same name: the garbage collector sees that one gone, and takes it.
+fn is_of_predecessor(live: &DynamicObject, consumer: &str) -> bool {
+    let owners = live.owner_references().iter();
+    owners.filter(|owner| owner.controller == Some(true)).any(|owner| {
+        owner.kind == IdempotentConsumer::kind(&())
+            && owner.name == consumer
+            && owner.api_version == IdempotentConsumer::api_version(&())
+    })
 }
 
 /// What was refused a short while ago is not asked for again.

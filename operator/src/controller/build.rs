@@ -1,6 +1,7 @@
 //! Decides what shall be in the cluster for a consumer: a validated one in, its children out. Pure, and can't fail.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crds::v1alpha1::IdempotentConsumer;
 use crds::{CONSUMER_LABEL, FIELD_MANAGER};
@@ -31,6 +32,8 @@ pub mod annotation {
     pub const SIDECAR_IMAGE: &str = "idempotency.dev/sidecar-image";
     /// On pods (and so on ReplicaSets): name of the ConfigMap that their sidecars read.
     pub const CONFIG: &str = "idempotency.dev/config";
+    /// On pods (and so on ReplicaSets): name of the Secret with copies of what the spec names.
+    pub const FILES: &str = "idempotency.dev/files";
     /// On pods: digest of the Secrets' and ConfigMaps' values that the spec names, so that a change rolls the pods.
     pub const REFERENCES: &str = "idempotency.dev/references";
 }
@@ -89,7 +92,7 @@ pub(in crate::controller) mod variable {
 /// What a child is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChildKind {
-    /// Holds the drain token.
+    /// Holds the drain token, or copies of the values that the spec names.
     Secret,
     /// Holds what sidecars are told: the configuration, or the switch that pauses them.
     ConfigMap,
@@ -123,7 +126,7 @@ impl ChildKind {
 }
 
 /// One child as it shall be: exactly the fields that the operator owns.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Child {
     /// What it is.
     pub kind: ChildKind,
@@ -131,6 +134,13 @@ pub struct Child {
     pub name: String,
     /// The whole manifest, with `apiVersion`, `kind` and `metadata`.
     pub manifest: Value,
+}
+
+/// The manifest may be a Secret's.
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child").field("kind", &self.kind).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What becomes of the Deployment.
@@ -150,13 +160,11 @@ pub enum DeploymentChange {
 /// Everything that shall be in the cluster for one consumer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredState {
-    /// All but the Deployment, in the order in which they are applied. Without the configuration where the Deployment is kept, since
-    /// that one names its own.
+    /// All but the Deployment, in the order in which they are applied. Without the configuration and the files where the Deployment is
+    /// kept, since that one names its own.
     pub children: Vec<Child>,
     /// The Deployment, applied last.
     pub deployment: DeploymentChange,
-    /// Name of the ConfigMap with the configuration, where it is among the children. Others are pruned once no ReplicaSet names them.
-    pub config: Option<String>,
     /// Label selector of the pods.
     pub selector: String,
 }
@@ -164,20 +172,29 @@ pub struct DesiredState {
 /// Says what shall be in the cluster.
 #[must_use]
 pub fn build(consumer: &Validated) -> DesiredState {
-    let config = config::config(consumer);
-    let config_name = config.name.clone();
+    let (config, files) = (config::config(consumer), config::files(consumer));
+    let reads = Reads { config: config.name.clone(), files: files.as_ref().map(|files| files.name.clone()) };
     let mut children = vec![config::secret(consumer), config::switches(&Whose::of(consumer), consumer.paused)];
     let keep = consumer.plan == Plan::Keep;
     if !keep {
         children.push(config);
+        children.extend(files);
     }
     children.extend([service(consumer), budget(consumer)]);
     let deployment = if keep {
         DeploymentChange::Replicas { name: consumer.name.clone(), replicas: consumer.replicas }
     } else {
-        DeploymentChange::Apply(deployment(consumer, &config_name))
+        DeploymentChange::Apply(deployment(consumer, &reads))
     };
-    DesiredState { children, deployment, config: (!keep).then_some(config_name), selector: selector(&consumer.name) }
+    DesiredState { children, deployment, selector: selector(&consumer.name) }
+}
+
+/// What the pods of one revision read, and no other's: it is never written again, and named by its contents.
+struct Reads {
+    /// Name of the ConfigMap with the configuration.
+    config: String,
+    /// Name of the Secret with copies of what the spec names, where it names something.
+    files: Option<String>,
 }
 
 /// Name of the Secret with the drain token and the salt of the consumer `name`.
@@ -190,6 +207,12 @@ pub fn secret_name(name: &str) -> String {
 #[must_use]
 pub fn config_prefix(name: &str) -> String {
     format!("{name}-config-")
+}
+
+/// What the names of a consumer's Secrets with copies of what its spec names begin with.
+#[must_use]
+pub fn files_prefix(name: &str) -> String {
+    format!("{name}-files-")
 }
 
 /// Label selector of a consumer's pods.
@@ -277,7 +300,7 @@ fn budget(consumer: &Validated) -> Child {
     child(consumer, ChildKind::PodDisruptionBudget, consumer.name.clone(), &[], rest)
 }
 
-fn deployment(consumer: &Validated, config: &str) -> Child {
+fn deployment(consumer: &Validated, reads: &Reads) -> Child {
     let strategy = if consumer.plan == Plan::Recreate {
         json!({"type": "Recreate", "rollingUpdate": null})
     } else {
@@ -288,7 +311,7 @@ fn deployment(consumer: &Validated, config: &str) -> Child {
             "replicas": consumer.replicas,
             "selector": {"matchLabels": {CONSUMER_LABEL: consumer.name}},
             "strategy": strategy,
-            "template": inject::inject(consumer, config),
+            "template": inject::inject(consumer, reads),
         },
     });
     let digests = &consumer.digests;

@@ -211,10 +211,15 @@ pub async fn dereference(
 
 /// What the pods of a Deployment need, and is gone.
 fn broken(stores: &Stores, key: &Key, live: &DynamicObject, secret: &SidecarSecret) -> Option<&'static str> {
-    let config = super::deployment::template_annotation(live, build::annotation::CONFIG);
-    let there = |name: &str| stores.children(ChildKind::ConfigMap).get(&Key::new(&key.namespace, name)).is_some();
-    if config.is_some_and(|name| !there(name)) {
+    let gone = |kind: ChildKind, by: &str| {
+        let name = super::deployment::template_annotation(live, by);
+        name.is_some_and(|name| stores.children(kind).get(&Key::new(&key.namespace, name)).is_none())
+    };
+    if gone(ChildKind::ConfigMap, build::annotation::CONFIG) {
         return Some("the ConfigMap with their configuration is gone");
+    }
+    if gone(ChildKind::Secret, build::annotation::FILES) {
+        return Some("the Secret with copies of what the spec names is gone");
     }
     let token = super::deployment::drain_token(live);
     token.is_some_and(|token| token != secret.token).then_some("the token with which they ask for a drain is another")

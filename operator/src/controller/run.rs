@@ -38,8 +38,7 @@ pub async fn run(
         let _ = stopped.send(());
     };
     let woken = stream::unfold(woken, |mut woken| async move { woken.recv().await.map(|key| (key, woken)) });
-    let wakes =
-        stream::select(watch(&context.watches, &scope, &context.stores, keepers), woken).map(|key| key.reference());
+    let wakes = stream::select(watch(&context, &scope, keepers), woken).map(|key| key.reference());
     let reconciles = Controller::<Guarded>::for_stream(never(), context.stores.consumers.store().clone())
         .with_config(Config::default().concurrency(AT_ONCE).debounce(DEBOUNCE))
         .reconcile_on(wakes)

@@ -16,7 +16,7 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 
 use super::Error;
-use super::apply::Applied;
+use super::apply::{self, Applied};
 use super::deployment::Facts;
 use super::key::Key;
 use super::observe::Answer;
@@ -100,7 +100,9 @@ fn ran(before: &IdempotentConsumerStatus, generation: Option<i64>) -> Option<i64
 fn spec_valid(found: &Found<'_>, before: &IdempotentConsumerStatus) -> Option<Finding> {
     let finding = |holds, reason, message: String| Some(Finding { about: SPEC_VALID, holds, reason, message });
     match found.result {
-        Ok(_) | Err(Error::OldPods(_)) => finding(Holds::True, "Valid", "the spec can be carried out".into()),
+        Ok(_) | Err(Error::OldPods(_) | Error::Apply(apply::Error::Predecessor { .. })) => {
+            finding(Holds::True, "Valid", "the spec can be carried out".into())
+        }
         Err(error) => match error.mistake() {
             Some(reason) => finding(Holds::False, reason, error.to_string()),
             None if before.conditions.iter().any(|condition| condition.type_ == SPEC_VALID) => None,
@@ -157,7 +159,12 @@ fn is_recent(observed_at: &str, now: &Time) -> bool {
 ///
 /// # Errors
 /// The API server does not take it.
-pub async fn write(client: &Client, key: &Key, status: &IdempotentConsumerStatus) -> Result<(), kube::Error> {
+pub async fn write(
+    client: &Client,
+    key: &Key,
+    uid: &str,
+    status: &IdempotentConsumerStatus,
+) -> Result<(), kube::Error> {
     let api = Api::<DynamicObject>::namespaced_with(
         client.clone(),
         &key.namespace,
@@ -166,7 +173,8 @@ pub async fn write(client: &Client, key: &Key, status: &IdempotentConsumerStatus
     let patch = json!({
         "apiVersion": IdempotentConsumer::api_version(&()),
         "kind": IdempotentConsumer::kind(&()),
-        "metadata": {"name": key.name, "namespace": key.namespace},
+        // One that has the name by now and is another is not told what was found of its predecessor.
+        "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
         "status": status,
     });
     api.patch_status(&key.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await.map(|_| ())

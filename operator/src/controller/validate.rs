@@ -8,7 +8,7 @@ use crds::v1alpha1::{IdempotentConsumer, SidecarSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use super::dereference::{Reference, References, Rival, SidecarSecret};
+use super::dereference::{Lookup, Reference, References, Rival, SidecarSecret};
 use super::rollout::{self, Plan};
 
 mod digests;
@@ -36,13 +36,29 @@ impl Defaults {
     }
 }
 
-/// A file that the sidecar reads: a key of a Secret or ConfigMap, mounted.
+/// A file that the sidecar reads, and where what it holds stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// Its path below the folder of mounted files, for example `redis/password`.
+    pub path: String,
+    /// A key of a Secret or ConfigMap.
+    pub source: Reference,
+}
+
+/// A file that the sidecar reads, with what it holds.
+#[derive(Clone, PartialEq, Eq)]
 pub struct MountedFile {
     /// Its path below the folder of mounted files, for example `redis/password`.
     pub path: String,
     /// What it holds.
-    pub source: Reference,
+    pub contents: Vec<u8>,
+}
+
+/// It may hold a Secret's value.
+impl fmt::Debug for MountedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountedFile").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// A consumer that can be carried out. Only [`validate`] makes one.
@@ -63,6 +79,8 @@ pub struct Validated {
     pub(super) template: Template,
     /// Keyed digest of the values that the spec names.
     pub(super) references: String,
+    /// Keyed digest of the files; `None` where there are none.
+    pub(super) files_digest: Option<String>,
     pub(super) digests: Digests,
     pub(super) plan: Plan,
     /// Why a Deployment is rolled that would be kept.
@@ -148,6 +166,19 @@ pub fn group(consumer: &IdempotentConsumer) -> String {
     }
 }
 
+/// Whether that is the consumer's group; asked of every consumer, so that nothing is made for it.
+#[must_use]
+pub fn is_group(consumer: &IdempotentConsumer, group: &str) -> bool {
+    match &consumer.spec.group {
+        Some(own) => own == group,
+        None => {
+            let namespace = consumer.metadata.namespace.as_deref().unwrap_or("default");
+            let name = consumer.metadata.name.as_deref().unwrap_or_default();
+            group.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('.')) == Some(name)
+        }
+    }
+}
+
 /// Checks a consumer against everything that CEL can't see. `upgrade` lets one that another operator rolled out be rolled by this one.
 ///
 /// # Errors
@@ -175,6 +206,7 @@ pub fn validate(
     }
     let sidecar_image = spec.sidecar.image.clone().unwrap_or_else(|| defaults.sidecar_image.clone());
     let digests = digests::of(consumer, references, defaults);
+    let files = contents(files, references);
     let plan = rollout::plan(digests.wanted(), references.running.as_ref(), &references.pods, upgrade);
     let old_pod = rollout::old_pod(digests.wanted(), &references.pods).filter(|_| references.running.is_none());
     Ok(Validated {
@@ -184,6 +216,7 @@ pub fn validate(
         replicas: spec.replicas,
         paused: spec.paused,
         config,
+        files_digest: digests::files(&files, &references.secret),
         files,
         secret: references.secret.clone(),
         sidecar: spec.sidecar.clone(),
@@ -195,6 +228,15 @@ pub fn validate(
         digests,
         plan,
     })
+}
+
+/// The files with what they hold, all of which is there by now.
+fn contents(files: Vec<NamedFile>, references: &References) -> Vec<MountedFile> {
+    let with = |NamedFile { path, source }| match references.values.get(&source) {
+        Some(Lookup::Value(value)) => Some(MountedFile { path, contents: value.clone() }),
+        _ => None,
+    };
+    files.into_iter().filter_map(with).collect()
 }
 
 /// Why a Deployment that another operator rolled out is not kept.

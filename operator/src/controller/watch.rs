@@ -1,6 +1,7 @@
 //! Decides what is watched, and brings it into the stores. I/O: the API server's watches.
 
 use std::hash::Hash;
+use std::sync::Arc;
 
 use crds::CONSUMER_LABEL;
 use futures_util::stream::{self, BoxStream, SelectAll, select_all};
@@ -8,20 +9,24 @@ use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::Api;
-use kube::core::{DynamicObject, NamespaceResourceScope, PartialObjectMeta};
+use kube::core::{ApiResource, DynamicObject, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use super::Context;
 use super::build::ChildKind;
 use super::dereference::Kind;
 use super::key::Key;
 use super::store::{Guarded, Keeper, NamedBy, Rivalled, Shelf, Stores, digest, labelled};
 use super::validate;
 
+mod listings;
 mod merge;
 mod strip;
+
+pub use listings::Listings;
 
 /// Where consumers are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,36 +92,40 @@ pub fn stores() -> (Stores, Keepers) {
 }
 
 /// Watches everything, and says which consumers to look at.
-pub fn watch(client: &Client, scope: &Scope, stores: &Stores, keepers: Keepers) -> SelectAll<BoxStream<'static, Key>> {
-    let ours = || watcher::Config::default().labels(CONSUMER_LABEL);
-    let every = watcher::Config::default;
+pub fn watch(context: &Context, scope: &Scope, keepers: Keepers) -> SelectAll<BoxStream<'static, Key>> {
+    let stores = &context.stores;
     let (consumers, rivalled) = (stores.consumers.clone(), stores.rivalled.clone());
     let mut all = SelectAll::new();
+    let over = |what, labelled| Watch { context, scope, what, labelled };
     all.push(
-        wakes("consumers", events(client, scope, every(), (), &stores.consumers), keepers.consumers)
+        wakes(over("consumers", false).events((), &stores.consumers), keepers.consumers)
             .flat_map(move |key| stream::iter(with_its_group(&consumers, &rivalled, key)))
             .boxed(),
     );
     for (kind, keeper) in ChildKind::ALL.into_iter().zip(keepers.children) {
-        let events = events_of(client, scope, ours(), &kind.resource(), stores.children(kind));
-        all.push(wakes("children", events, keeper).boxed());
+        let watch = over(CHILDREN[kind as usize], true);
+        all.push(wakes(watch.events_of(&kind.resource(), stores.children(kind)), keeper).boxed());
     }
-    all.push(
-        wakes("replicasets", events(client, scope, ours(), (), &stores.replica_sets), keepers.replica_sets).boxed(),
-    );
-    all.push(wakes("pods", events(client, scope, ours(), (), &stores.pods), keepers.pods).boxed());
-    all.push(wakes("secrets", events(client, scope, every(), (), &stores.secrets), keepers.secrets).boxed());
-    all.push(wakes("configmaps", events(client, scope, every(), (), &stores.config_maps), keepers.config_maps).boxed());
+    let (sets, pods) = (over("replicasets", true), over("pods", true));
+    all.push(wakes(sets.events((), &stores.replica_sets), keepers.replica_sets).boxed());
+    all.push(wakes(pods.events((), &stores.pods), keepers.pods).boxed());
+    let (secrets, config_maps) = (over("named secrets", false), over("named configmaps", false));
+    all.push(wakes(secrets.events((), &stores.secrets), keepers.secrets).boxed());
+    all.push(wakes(config_maps.events((), &stores.config_maps), keepers.config_maps).boxed());
     all
 }
 
+/// What the watches of children are called, in the order of [`ChildKind::ALL`].
+const CHILDREN: [&str; ChildKind::ALL.len()] =
+    ["secrets", "configmaps", "services", "poddisruptionbudgets", "deployments"];
+
 /// A consumer that changes or goes may be in the way of others of its group, or no longer.
 fn with_its_group(consumers: &Shelf<Guarded>, rivalled: &Rivalled, key: Key) -> Vec<Key> {
-    let group_of = |object: &Guarded| object.0.as_ref().ok().map(validate::group);
     // Of which group it was before is not known any more, so that all that wait for another are looked at; these are few.
     let mut wake = rivalled.all();
-    if let Some(group) = consumers.get(&key).and_then(|object| group_of(&object)) {
-        let others = consumers.store().state_filter(|object| group_of(object).as_ref() == Some(&group));
+    if let Some(group) = consumers.get(&key).and_then(|object| object.0.as_ref().ok().map(validate::group)) {
+        let of_group = |object: &Guarded| object.0.as_ref().is_ok_and(|other| validate::is_group(other, &group));
+        let others = consumers.store().state_filter(of_group);
         wake.extend(others.iter().map(|object| Key::of(object.as_ref())));
     }
     wake.push(key);
@@ -127,88 +136,107 @@ fn with_its_group(consumers: &Shelf<Guarded>, rivalled: &Rivalled, key: Key) -> 
 
 type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
 
-fn events<K>(
-    client: &Client,
-    scope: &Scope,
-    config: watcher::Config,
-    dynamic: K::DynamicType,
-    shelf: &Shelf<K>,
-) -> Events<K>
-where
-    K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
-{
-    let _ = dynamic;
-    each(scope, shelf, |namespace| {
-        let api = match namespace {
+/// The watches of one kind.
+#[derive(Clone, Copy)]
+struct Watch<'a> {
+    context: &'a Context,
+    scope: &'a Scope,
+    /// What it is called where it fails.
+    what: &'static str,
+    /// Only what carries our label.
+    labelled: bool,
+}
+
+impl Watch<'_> {
+    fn config(self) -> watcher::Config {
+        let config = watcher::Config::default();
+        if self.labelled { config.labels(CONSUMER_LABEL) } else { config }
+    }
+
+    fn events<K>(self, _dynamic: K::DynamicType, shelf: &Shelf<K>) -> Events<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+        K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
+    {
+        let client = &self.context.watches;
+        self.each(shelf, |namespace| match namespace {
             None => Api::<K>::all(client.clone()),
             Some(namespace) => Api::namespaced(client.clone(), namespace),
-        };
-        watcher(api, config.clone()).default_backoff().boxed()
-    })
-}
+        })
+    }
 
-fn events_of(
-    client: &Client,
-    scope: &Scope,
-    config: watcher::Config,
-    resource: &kube::core::ApiResource,
-    shelf: &Shelf<DynamicObject>,
-) -> Events<DynamicObject> {
-    each(scope, shelf, |namespace| {
-        let api = match namespace {
+    fn events_of(self, resource: &ApiResource, shelf: &Shelf<DynamicObject>) -> Events<DynamicObject> {
+        let client = &self.context.watches;
+        self.each(shelf, |namespace| match namespace {
             None => Api::<DynamicObject>::all_with(client.clone(), resource),
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
-        };
-        watcher(api, config.clone()).default_backoff().boxed()
-    })
-}
+        })
+    }
 
-/// One watch, or one for each namespace, as if it were one.
-fn each<K>(scope: &Scope, shelf: &Shelf<K>, one: impl Fn(Option<&str>) -> Events<K>) -> Events<K>
-where
-    K: Resource + Clone + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Send + Sync,
-{
-    match scope {
-        Scope::All => one(None),
-        Scope::Namespaces(names) if names.len() == 1 => one(names.first().map(String::as_str)),
-        Scope::Namespaces(names) => {
-            let mut merge = merge::Merge::new(names.iter().cloned());
-            let shelf = shelf.clone();
-            let tagged = names.iter().map(|name| {
-                let tag = name.clone();
-                one(Some(name)).map(move |event| (tag.clone(), event)).boxed()
-            });
-            select_all(tagged)
-                .flat_map(move |(namespace, event)| {
-                    let known =
-                        || shelf.store().state_filter(|object| object.namespace().as_deref() == Some(&namespace));
-                    stream::iter(match event {
-                        Ok(event) => merge.take(&namespace, event, known).into_iter().map(Ok).collect(),
-                        Err(error) => vec![Err(error)],
+    /// One watch, or one for each namespace, as if it were one.
+    fn each<K>(self, shelf: &Shelf<K>, api: impl Fn(Option<&str>) -> Api<K>) -> Events<K>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Send + Sync,
+    {
+        let one = |namespace| self.noted(namespace, watcher(api(namespace), self.config()).default_backoff().boxed());
+        match self.scope {
+            Scope::All => one(None),
+            Scope::Namespaces(names) if names.len() == 1 => one(names.first().map(String::as_str)),
+            Scope::Namespaces(names) => {
+                let mut merge = merge::Merge::new(names.iter().cloned());
+                let shelf = shelf.clone();
+                let tagged = names.iter().map(|name| {
+                    let tag = name.clone();
+                    one(Some(name)).map(move |event| (tag.clone(), event)).boxed()
+                });
+                select_all(tagged)
+                    .flat_map(move |(namespace, event)| {
+                        let known =
+                            || shelf.store().state_filter(|object| object.namespace().as_deref() == Some(&namespace));
+                        stream::iter(match event {
+                            Ok(event) => merge.take(&namespace, event, known).into_iter().map(Ok).collect(),
+                            Err(error) => vec![Err(error)],
+                        })
                     })
-                })
-                .boxed()
+                    .boxed()
+            }
         }
+    }
+
+    /// Notes whether the first listing is done, and what fails.
+    fn noted<K: 'static>(self, namespace: Option<&str>, events: Events<K>) -> Events<K> {
+        let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
+        let what = format!("{}{place}", self.what);
+        let (listings, metrics, kind) = (self.context.listings.clone(), Arc::clone(&self.context.metrics), self.what);
+        listings.begin(&what);
+        events
+            .inspect(move |event| match event {
+                Ok(Event::InitDone) => listings.done(&what),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(what, %error, "a watch failed and is tried again");
+                    metrics.watch_failed(kind);
+                    listings.failed(&what, error.to_string());
+                }
+            })
+            .boxed()
     }
 }
 
-/// Brings events into their store; the consumers that they wake. A watch that fails is told and tried again, with growing pauses.
-fn wakes<K>(what: &'static str, events: Events<K>, mut keeper: Keeper<K>) -> impl Stream<Item = Key> + Send + 'static
+/// Brings events into their store; the consumers that they wake. A watch that failed is tried again, with growing pauses.
+fn wakes<K>(events: Events<K>, mut keeper: Keeper<K>) -> impl Stream<Item = Key> + Send + 'static
 where
     K: Resource + Clone + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send + Sync,
 {
-    events.flat_map(move |event| {
-        stream::iter(match event {
-            Ok(event) => keeper.take(event),
-            Err(error) => {
-                tracing::warn!(what, %error, "a watch failed and is tried again");
-                Vec::new()
-            }
-        })
-    })
+    events.flat_map(move |event| stream::iter(event.map_or_else(|_| Vec::new(), |event| keeper.take(event))))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ values! {
         ApplyFailed = "apply_failed",
         /// The status could not be written.
         StatusFailed = "status_failed",
-        /// Pods of a former Deployment have not ended.
+        /// Pods of a former Deployment have not ended, or what belonged to a former consumer is not collected.
         Waiting = "waiting",
         /// The API server did not answer in time.
         Late = "late",
@@ -108,4 +108,11 @@ pub struct ConditionLabel {
     pub r#type: &'static str,
     /// What it says.
     pub status: ConditionStatus,
+}
+
+/// Label `what`: what is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WatchLabel {
+    /// The value.
+    pub what: &'static str,
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crds::v1alpha1::IdempotentConsumer;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
 
-use super::{ByName, Error, decode};
+use super::{ByName, Error, decode, decode_secret};
 use crate::controller::build::secret_name;
 use crate::controller::dereference::{Kind, Lookup, Reference, SidecarSecret};
 use crate::controller::validate::named;
@@ -33,7 +33,7 @@ impl Objects {
         for document in documents {
             match document.get("kind").and_then(Value::as_str) {
                 Some("Secret") => {
-                    let secret: Secret = decode(&document)?;
+                    let secret = decode_secret(&document)?;
                     let texts = secret.string_data.clone().unwrap_or_default();
                     let mut data = secret.data.clone().unwrap_or_default();
                     data.extend(texts.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));

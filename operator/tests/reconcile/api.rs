@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 type Swallows = Box<dyn Fn(&Asked) -> bool + Send>;
+type Forbids = Box<dyn Fn(&Value) -> bool + Send>;
 type Refuses = Box<dyn Fn(&Asked) -> Option<(u16, String)> + Send>;
 
 /// A request, as it came.
@@ -28,7 +29,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn writes(&self) -> bool {
-        self.method != Method::GET && !self.dry_run()
+        self.method != Method::GET && !self.dry_run() && !self.path.ends_with("/selfsubjectaccessreviews")
     }
 
     pub(crate) fn dry_run(&self) -> bool {
@@ -49,6 +50,7 @@ struct State {
     asked: Vec<Asked>,
     refuses: Option<Refuses>,
     swallows: Option<Swallows>,
+    forbids: Option<Forbids>,
     version: u64,
 }
 
@@ -84,6 +86,11 @@ impl Api {
     /// Does not answer some requests from now on.
     pub(crate) fn swallow(&self, swallows: impl Fn(&Asked) -> bool + Send + 'static) {
         self.0.lock().unwrap().swallows = Some(Box::new(swallows));
+    }
+
+    /// Says from now on, of what may be done, that some may not.
+    pub(crate) fn forbid(&self, forbids: impl Fn(&Value) -> bool + Send + 'static) {
+        self.0.lock().unwrap().forbids = Some(Box::new(forbids));
     }
 
     pub(crate) fn accept(&self) {
@@ -150,6 +157,13 @@ impl State {
                 self.objects.remove(&path);
                 return answer(200, &json!({"kind": "Status", "status": "Success"}));
             }
+            Method::POST if path.ends_with("/selfsubjectaccessreviews") => {
+                let mut review = asked.body.clone();
+                let forbidden = |forbids: &Forbids| forbids(&review["spec"]["resourceAttributes"]);
+                let allowed = !self.forbids.as_ref().is_some_and(forbidden);
+                review["status"] = json!({"allowed": allowed});
+                return answer(201, &review);
+            }
             Method::POST => {
                 let name = asked.body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("none").to_owned();
                 return answer(201, &self.put(&format!("{path}/{name}"), asked.body.clone()));
@@ -163,6 +177,10 @@ impl State {
             }
             _ if asked.path.ends_with("/status") => {
                 let Some(mut object) = before else { return failure(404, "not found") };
+                let uid = &asked.body["metadata"]["uid"];
+                if !uid.is_null() && *uid != object["metadata"]["uid"] {
+                    return failure(409, "Precondition failed: UID in precondition and in object meta differ");
+                }
                 object["status"] = asked.body["status"].clone();
                 return answer(200, &self.put(&path, object));
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use operator::admin::Phase;
 use operator::args::{Arguments, Command};
+use operator::controller::watch::Listings;
 use operator::metrics::Metrics;
 use operator::run::{Clients, Error, serve};
 use serde_json::{Value, json};
@@ -28,7 +29,10 @@ fn start(api: &Api, identity: &str) -> Replica {
     let (stop, stopped) = watch::channel(false);
     let (phases, phase) = watch::channel(Phase::Waiting("starting".into()));
     let clients = Clients { requests: api.client(), watches: api.client() };
-    let task = tokio::spawn(async move { serve(*settings, clients, Metrics::new(), &phases, stopped).await });
+    let task =
+        tokio::spawn(
+            async move { serve(*settings, clients, Listings::default(), Metrics::new(), &phases, stopped).await },
+        );
     Replica { task, stop, phase }
 }
 
@@ -122,4 +126,29 @@ async fn an_api_server_that_does_not_answer_ends_the_start_in_time() {
     sleep(Duration::from_secs(30)).await;
     assert!(replica.task.is_finished());
     assert!(matches!(replica.task.await.unwrap(), Err(Error::Preflight(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_lacks_a_permission_says_which_and_goes_on_when_it_has_it() {
+    let api = Api::default();
+    api.forbid(|what| what["resource"] == "secrets" && what["verb"] == "watch");
+    let replica = start(&api, "me");
+    sleep(Duration::from_secs(60)).await;
+    let Phase::Waiting(why) = replica.phase.borrow().clone() else { panic!("it works") };
+    assert_eq!(why, "waiting for permissions: the operator may not watch secrets in all namespaces");
+    assert_eq!(api.get(LEASE), None, "one that can't work does not lead");
+    api.forbid(|_| false);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(*replica.phase.borrow(), Phase::Leading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_never_gets_a_permission_ends() {
+    let api = Api::default();
+    api.forbid(|what| what["resource"] == "leases");
+    let replica = start(&api, "me");
+    sleep(Duration::from_secs(320)).await;
+    let Err(error) = replica.task.await.unwrap() else { panic!("it works") };
+    assert_eq!(error.exit_code(), 69);
+    assert!(error.to_string().contains("may not get leases in namespace ns"), "{error}");
 }

@@ -16,9 +16,41 @@ fn writes(asked: &[Asked]) -> Vec<String> {
 }
 
 fn current_config(world: &World) -> String {
+    current(world, "idempotency.dev/config")
+}
+
+fn current_files(world: &World) -> String {
+    current(world, "idempotency.dev/files")
+}
+
+fn current(world: &World, annotation: &str) -> String {
     let deployment = world.api.get(DEPLOYMENT).unwrap();
     let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
-    annotations["idempotency.dev/config"].as_str().unwrap().to_owned()
+    annotations[annotation].as_str().unwrap().to_owned()
+}
+
+/// The consumer takes the URL of its Redis out of the Secret `redis`.
+fn take_url_from_a_secret(world: &World) {
+    world.api.change(CONSUMER, |consumer| {
+        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
+        redis.remove("url");
+        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
+    });
+}
+
+/// That Secret holds the URL, in base64.
+fn put_url(world: &World, url: &str) {
+    world.api.change(&format!("{SECRETS}/redis"), |secret| {
+        *secret = json!({"metadata": {"name": "redis", "namespace": "ns"}, "data": {"url": url}});
+    });
+}
+
+/// A ReplicaSet that names what a pod template names.
+fn replica_set(annotations: &Value) -> Value {
+    json!({
+        "metadata": {"name": "a-1", "namespace": "ns", "labels": {"idempotency.dev/consumer": "a"}},
+        "spec": {"selector": {}, "template": {"metadata": {"annotations": annotations}}},
+    })
 }
 
 #[tokio::test]
@@ -141,28 +173,18 @@ async fn the_status_is_written_on_failure_too() {
 #[tokio::test]
 async fn what_a_consumer_names_is_read_once_for_each_version() {
     let mut world = World::new();
-    world.api.change(CONSUMER, |consumer| {
-        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
-        redis.remove("url");
-        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
-    });
+    take_url_from_a_secret(&world);
     world.sync();
     world.reconcile().await.unwrap();
     assert_eq!(world.condition("SpecValid").1, "ReferenceNotFound");
     let secret = format!("{SECRETS}/redis");
-    let with = |url: &str| {
-        let url = url.to_owned();
-        move |secret: &mut Value| {
-            *secret = json!({"metadata": {"name": "redis", "namespace": "ns"}, "data": {"url": url}});
-        }
-    };
-    world.api.change(&secret, with("cmVkaXM6Ly9yOjYzNzk="));
+    put_url(&world, "cmVkaXM6Ly9yOjYzNzk=");
     world.sync();
     world.settle().await;
     assert_eq!(world.condition("SpecValid").0, "True");
     world.reconcile().await.unwrap();
     assert_eq!(world.api.words(), Vec::<String>::new());
-    world.api.change(&secret, with("cmVkaXM6Ly9zOjYzNzk="));
+    put_url(&world, "cmVkaXM6Ly9zOjYzNzk=");
     world.sync();
     world.reconcile().await.unwrap();
     let asked = world.api.asked();
@@ -194,15 +216,7 @@ async fn a_configuration_stays_while_a_replica_set_names_it() {
     world.settle().await;
     let old = current_config(&world);
     let set = format!("{REPLICA_SETS}/a-1");
-    world.api.change(&set, |set| {
-        *set = json!({
-            "metadata": {"name": "a-1", "namespace": "ns", "labels": {"idempotency.dev/consumer": "a"}},
-            "spec": {
-                "selector": {},
-                "template": {"metadata": {"annotations": {"idempotency.dev/config": old}}},
-            },
-        });
-    });
+    world.api.change(&set, |set| *set = replica_set(&json!({"idempotency.dev/config": old})));
     world.api.change(CONSUMER, |consumer| consumer["spec"]["ttl"] = "48h".into());
     world.sync();
     world.settle().await;
@@ -395,11 +409,7 @@ async fn an_upgrade_of_one_that_becomes_invalid_holds_nobody_up() {
     world.sync();
     world.reconcile().await.unwrap();
     assert_eq!(world.upgrades(), (1, 0, 0));
-    world.api.change(CONSUMER, |consumer| {
-        let redis = consumer["spec"]["redis"].as_object_mut().unwrap();
-        redis.remove("url");
-        redis.insert("urlFrom".into(), json!({"secretKeyRef": {"name": "redis", "key": "url"}}));
-    });
+    take_url_from_a_secret(&world);
     world.sync();
     world.reconcile().await.unwrap();
     assert_eq!(world.condition("SpecValid").1, "ReferenceNotFound");
@@ -490,4 +500,114 @@ async fn what_is_kept_is_rolled_when_its_drain_token_is_another() {
     assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Healed"));
     let token = world.api.get(&format!("{SECRETS}/a-sidecar")).unwrap()["data"]["token"].as_str().unwrap().to_owned();
     assert!(!token.is_empty());
+}
+
+#[tokio::test]
+async fn pods_read_a_copy_of_secrets_that_changes_only_with_their_template() {
+    let mut world = World::new();
+    take_url_from_a_secret(&world);
+    put_url(&world, "cmVkaXM6Ly9yOjYzNzk=");
+    world.sync();
+    world.settle().await;
+    let old = current_files(&world);
+    let copy = |name: &str| format!("{SECRETS}/{name}");
+    let contents = world.api.get(&copy(&old)).unwrap();
+    assert_eq!(
+        (&contents["immutable"], &contents["data"]["redis.url"]),
+        (&true.into(), &"cmVkaXM6Ly9yOjYzNzk=".into())
+    );
+    let template = world.api.get(DEPLOYMENT).unwrap()["spec"]["template"].to_string();
+    assert!(
+        !template.contains("\"name\":\"redis\""),
+        "pods of this revision would follow the user's Secret: {template}"
+    );
+
+    put_url(&world, "cmVkaXM6Ly9zOjYzNzk=");
+    world.sync();
+    world.api.refuse(|asked| is_trial_of_the_deployment(asked).then(|| (400, "a policy came".to_owned())));
+    world.reconcile().await.unwrap();
+    assert_eq!((current_files(&world), world.api.get(&copy(&old))), (old.clone(), Some(contents)));
+
+    world.api.accept();
+    let set = format!("{REPLICA_SETS}/a-1");
+    world.api.change(&set, |set| *set = replica_set(&json!({"idempotency.dev/files": old})));
+    world.api.change(CONSUMER, |consumer| consumer["spec"]["ttl"] = "48h".into());
+    world.sync();
+    world.settle().await;
+    assert_ne!(current_files(&world), old);
+    assert!(world.api.get(&copy(&old)).is_some(), "a roll-back would miss it");
+    world.api.remove(&set);
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert_eq!(writes(&world.api.asked()), [format!("DELETE secrets/{old}")]);
+    assert!(world.api.get(&copy(&current_files(&world))).is_some());
+}
+
+#[tokio::test]
+async fn what_is_kept_is_rolled_when_its_copy_of_secrets_is_gone() {
+    let mut world = World::new();
+    take_url_from_a_secret(&world);
+    put_url(&world, "cmVkaXM6Ly9yOjYzNzk=");
+    world.sync();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::OnChange);
+    world.settle().await;
+    world.api.remove(&format!("{SECRETS}/{}", current_files(&world)));
+    world.sync();
+    world.reconcile().await.unwrap();
+    assert!(world.api.asked().iter().any(|asked| asked.body["reason"] == "Healed"));
+    assert!(world.api.get(&format!("{SECRETS}/{}", current_files(&world))).is_some());
+}
+
+#[tokio::test]
+async fn what_a_former_consumer_of_the_name_leaves_is_waited_for() {
+    let mut world = World::new();
+    let left = format!("{CONFIG_MAPS}/a-switches");
+    world.api.change(&left, |left| {
+        *left = json!({"metadata": {"name": "a-switches", "namespace": "ns", "ownerReferences": [{
+            "apiVersion": "idempotency.dev/v1alpha1", "kind": "IdempotentConsumer", "name": "a", "uid": "former",
+            "controller": true,
+        }]}});
+    });
+    let error = world.reconcile().await.unwrap_err();
+    assert!(error.to_string().contains("a former consumer of this name"), "{error}");
+    assert_eq!(writes(&world.api.asked()), ["PATCH a/status"]);
+    assert_eq!(world.condition("SpecValid").0, "True", "it is no mistake");
+    world.api.remove(&left);
+    world.settle().await;
+    assert_eq!(world.condition("Ready").0, "True");
+}
+
+#[tokio::test]
+async fn a_successor_of_the_name_is_not_told_what_was_found_of_another() {
+    let mut world = World::new();
+    world.api.change(CONSUMER, |consumer| consumer["metadata"]["uid"] = "another".into());
+    world.reconcile().await.unwrap();
+    assert!(world.api.get(CONSUMER).unwrap().get("status").is_none());
+    world.sync();
+    assert!(world.reconcile().await.is_err(), "what the other left is there still");
+}
+
+#[tokio::test]
+async fn a_roll_for_an_upgrade_that_gives_up_is_told_and_frees_its_slot() {
+    let mut world = World::new();
+    world.settle().await;
+    let mut world = world.upgraded("2", Upgrade::Rolling);
+    world.reconcile().await.unwrap();
+    world.api.change(DEPLOYMENT, |deployment| {
+        deployment["status"] = json!({
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": 2, "readyReplicas": 1, "updatedReplicas": 1, "availableReplicas": 1,
+            "conditions": [{
+                "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
+                "message": "ReplicaSet \"a-2\" has timed out progressing.",
+            }],
+        });
+    });
+    world.sync();
+    world.reconcile().await.unwrap();
+    let (status, reason, message) = world.condition("Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Stuck"));
+    assert!(message.contains("timed out"), "{message}");
+    assert_eq!(world.upgrades(), (0, 0, 1));
 }

@@ -12,7 +12,7 @@ use operator::controller::memory::Memory;
 use operator::controller::store::Guarded;
 use operator::controller::upgrade::{Slots, Upgrade};
 use operator::controller::validate::Defaults;
-use operator::controller::watch::{Keepers, stores};
+use operator::controller::watch::{Keepers, Listings, stores};
 use operator::controller::{Context, Error, reconcile};
 use operator::metrics::Metrics;
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ impl World {
         let context = Arc::new(Context {
             watches: client.clone(),
             client,
+            listings: Listings::default(),
             stores,
             defaults: Defaults { sidecar_image: "sidecar:1".into(), version: "1".into() },
             upgrade,
@@ -71,6 +72,7 @@ impl World {
         let context = Context {
             watches: client.clone(),
             client,
+            listings: Listings::default(),
             stores: world.context.stores.clone(),
             defaults: Defaults { sidecar_image: format!("sidecar:{version}"), version: version.into() },
             upgrade,
@@ -132,6 +134,7 @@ impl World {
             deployment["status"] = json!({
                 "observedGeneration": deployment["metadata"]["generation"],
                 "replicas": wanted, "readyReplicas": wanted, "updatedReplicas": wanted, "availableReplicas": wanted,
+                "conditions": [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}],
             });
         });
     }

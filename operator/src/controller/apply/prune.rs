@@ -7,11 +7,11 @@ use kube::core::DynamicObject;
 use kube::{Resource, ResourceExt};
 
 use super::{Error, Ledger, Target, failed};
-use crate::controller::build::{ChildKind, DesiredState, annotation, config_prefix};
+use crate::controller::build::{ChildKind, DesiredState, annotation, config_prefix, files_prefix};
 use crate::controller::deployment::{Facts, template_annotation};
 use crate::controller::dereference::is_owned_by;
 
-/// Deletes children that are not desired. A configuration stays while a ReplicaSet names it, so that a roll-back finds it.
+/// Deletes children that are not desired. A configuration and files stay while a ReplicaSet names them, so that a roll-back finds them.
 ///
 /// # Errors
 /// The API server did not answer as it should.
@@ -30,7 +30,7 @@ pub(super) async fn prune(
             let kept = wanted
                 || !is_owned_by(&child, target.uid)
                 || child.meta().deletion_timestamp.is_some()
-                || (is_config(target, kind, &name) && is_needed(target, &name, deployment));
+                || named_by(target, kind, &name).is_some_and(|by| is_needed(target, by, &name, deployment));
             if !kept {
                 delete(target, kind, &child).await?;
                 ledger.forget(kind, &name);
@@ -41,14 +41,20 @@ pub(super) async fn prune(
     Ok(())
 }
 
-fn is_config(target: Target<'_>, kind: ChildKind, name: &str) -> bool {
-    kind == ChildKind::ConfigMap && name.starts_with(&config_prefix(&target.consumer.name))
+/// The annotation by which pods name the child, where it is one that only pods of one revision read.
+fn named_by(target: Target<'_>, kind: ChildKind, name: &str) -> Option<&'static str> {
+    let consumer = &target.consumer.name;
+    match kind {
+        ChildKind::ConfigMap => name.starts_with(&config_prefix(consumer)).then_some(annotation::CONFIG),
+        ChildKind::Secret => name.starts_with(&files_prefix(consumer)).then_some(annotation::FILES),
+        _ => None,
+    }
 }
 
-/// While pods are replaced, ReplicaSets come that the store does not show yet: until then, every configuration may be one that is named.
-fn is_needed(target: Target<'_>, name: &str, deployment: Option<&DynamicObject>) -> bool {
+/// While pods are replaced, ReplicaSets come that the store does not show yet: until then, each may be one that is named.
+fn is_needed(target: Target<'_>, by: &str, name: &str, deployment: Option<&DynamicObject>) -> bool {
     let Some(deployment) = deployment else { return true };
-    if !Facts::of(deployment).complete() || template_annotation(deployment, annotation::CONFIG) == Some(name) {
+    if !Facts::of(deployment).complete() || template_annotation(deployment, by) == Some(name) {
         return true;
     }
     let sets = target.stores.replica_sets.of(target.consumer);
@@ -56,7 +62,7 @@ fn is_needed(target: Target<'_>, name: &str, deployment: Option<&DynamicObject>)
         .iter()
         .filter_map(|set| {
             let template = set.spec.template.as_ref()?;
-            template.metadata.as_ref()?.annotations.as_ref()?.get(annotation::CONFIG).cloned()
+            template.metadata.as_ref()?.annotations.as_ref()?.get(by).cloned()
         })
         .collect();
     named.contains(name)

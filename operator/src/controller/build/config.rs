@@ -1,10 +1,13 @@
-//! Decides what sidecars are told, and how it is stored: configuration, switches, token. Pure.
+//! Decides what sidecars are told, and how it is stored: configuration, files, switches, token. Pure.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::super::validate::Validated;
-use super::{Child, ChildKind, Whose, child, child_of, config_prefix, path, secret_name};
+use super::super::validate::{MountedFile, Validated};
+use super::{Child, ChildKind, Whose, child, child_of, config_prefix, files_prefix, path, secret_name};
 
 /// The configuration. Its name holds the digest of its contents, so that pods of another revision keep theirs, and a change rolls the pods.
 pub(super) fn config(consumer: &Validated) -> Child {
@@ -25,8 +28,23 @@ pub(super) fn switches_name(name: &str) -> String {
     format!("{name}-switches")
 }
 
+/// Copies of the values that the spec names, in a Secret that is never written again: a mounted Secret of the user's would change under
+/// pods that run, and those that start later would work with another Redis than those beside them.
+pub(super) fn files(consumer: &Validated) -> Option<Child> {
+    let digest = consumer.files_digest.as_ref()?;
+    let name = format!("{}{}", files_prefix(&consumer.name), digest.get(..10).unwrap_or(digest));
+    let contents = |file: &MountedFile| (key(&file.path), ByteString(file.contents.clone()));
+    let data: BTreeMap<String, ByteString> = consumer.files.iter().map(contents).collect();
+    Some(child(consumer, ChildKind::Secret, name, &[], json!({"type": "Opaque", "immutable": true, "data": data})))
+}
+
+/// The key of a file in the Secret, whose keys have no slash.
+pub(super) fn key(path: &str) -> String {
+    path.replace('/', ".")
+}
+
 pub(super) fn secret(consumer: &Validated) -> Child {
-    let base64 = |text: &str| k8s_openapi::ByteString(text.as_bytes().to_vec());
+    let base64 = |text: &str| ByteString(text.as_bytes().to_vec());
     let rest = json!({
         "type": "Opaque",
         "data": {"token": base64(&consumer.secret.token), "salt": base64(&consumer.secret.salt)},

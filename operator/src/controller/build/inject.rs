@@ -11,7 +11,7 @@ use crds::{CONSUMER_LABEL, SIDECAR_CONTAINER};
 use serde_json::{Map, Value, json};
 
 use super::super::validate::Validated;
-use super::{annotation, config, path, secret_name, variable, volume};
+use super::{Reads, annotation, config, path, secret_name, variable, volume};
 
 /// Kubernetes' own, where the template says none.
 const DEFAULT_GRACE: i64 = 30;
@@ -22,17 +22,20 @@ const USER: i64 = 65532;
 /// What the annotation that kubectl follows is called: `kubectl logs` and `exec` mean the app.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// The pod template that runs. `config` names the ConfigMap with the configuration.
-pub(super) fn inject(consumer: &Validated, config: &str) -> Value {
-    json!({"metadata": metadata(consumer, config), "spec": spec(consumer, config)})
+/// The pod template that runs.
+pub(super) fn inject(consumer: &Validated, reads: &Reads) -> Value {
+    json!({"metadata": metadata(consumer, reads), "spec": spec(consumer, reads)})
 }
 
-fn metadata(consumer: &Validated, config: &str) -> Value {
+fn metadata(consumer: &Validated, reads: &Reads) -> Value {
     let user = &consumer.template.metadata;
     let mut labels = user.labels.clone();
     labels.insert(CONSUMER_LABEL.into(), consumer.name.clone());
     let mut annotations = user.annotations.clone();
-    annotations.insert(annotation::CONFIG.into(), config.to_owned());
+    annotations.insert(annotation::CONFIG.into(), reads.config.clone());
+    if let Some(files) = &reads.files {
+        annotations.insert(annotation::FILES.into(), files.clone());
+    }
     annotations.insert(annotation::IDENTITY.into(), consumer.digests.identity.clone());
     if !consumer.references.is_empty() {
         annotations.insert(annotation::REFERENCES.into(), consumer.references.clone());
@@ -45,7 +48,7 @@ fn metadata(consumer: &Validated, config: &str) -> Value {
     json!({"labels": labels, "annotations": annotations})
 }
 
-fn spec(consumer: &Validated, config: &str) -> Value {
+fn spec(consumer: &Validated, reads: &Reads) -> Value {
     let mut spec = consumer.template.spec.clone();
     let socket = consumer.config.delivery.port.is_none();
     let mut drains_itself = false;
@@ -61,7 +64,7 @@ fn spec(consumer: &Validated, config: &str) -> Value {
     }
     let user = user(&spec, consumer.template.app);
     list(&mut spec, "initContainers").push(sidecar(consumer, drains_itself, user));
-    list(&mut spec, "volumes").extend(volumes(consumer, config));
+    list(&mut spec, "volumes").extend(volumes(consumer, reads));
     let own = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_GRACE);
     let drain = consumer.config.drain_timeout.get();
     let drain = i64::try_from(drain.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
@@ -199,21 +202,20 @@ fn security(user: User) -> Value {
     security
 }
 
-fn volumes(consumer: &Validated, config: &str) -> Vec<Value> {
+fn volumes(consumer: &Validated, reads: &Reads) -> Vec<Value> {
     let in_memory = |name: &str| json!({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}});
     let config_map = |name: &str, of: &str| json!({"name": name, "configMap": {"name": of}});
     let token = json!({
         "secret": {"name": secret_name(&consumer.name), "items": [{"key": "token", "path": path::DRAIN_TOKEN}]},
     });
-    let files = consumer.files.iter().map(|file| {
-        let of = if file.source.kind == super::super::dereference::Kind::Secret { "secret" } else { "configMap" };
-        json!({of: {"name": file.source.name, "items": [{"key": file.source.key, "path": file.path}]}})
-    });
+    let items = consumer.files.iter().map(|file| json!({"key": config::key(&file.path), "path": file.path}));
+    let items: Vec<Value> = items.collect();
+    let files = reads.files.iter().map(|name| json!({"secret": {"name": name, "items": items}}));
     let sources: Vec<Value> = std::iter::once(token).chain(files).collect();
     vec![
         in_memory(volume::RUN),
         in_memory(volume::STATE),
-        config_map(volume::CONFIG, config),
+        config_map(volume::CONFIG, &reads.config),
         config_map(volume::SWITCHES, &config::switches_name(&consumer.name)),
         json!({"name": volume::FILES, "projected": {"sources": sources}}),
     ]

@@ -7,15 +7,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Rival;
 use crate::controller::key::Key;
-use crate::controller::validate::group;
+use crate::controller::validate::{group, is_group};
 
 /// The oldest consumer in the way of this one, if there is one: of two, the older goes on.
 #[must_use]
 pub fn rival<'a>(consumer: &IdempotentConsumer, others: impl Iterator<Item = &'a IdempotentConsumer>) -> Option<Rival> {
     let (mine, topics, servers) = (group(consumer), topics(consumer), servers(consumer));
     others
+        .filter(|other| is_group(other, &mine))
         .filter(|other| age(other) < age(consumer) && other.metadata.deletion_timestamp.is_none())
-        .filter(|other| group(other) == mine && self::servers(other) == servers && self::topics(other) != topics)
+        .filter(|other| self::servers(other) == servers && self::topics(other) != topics)
         .min_by_key(|other| age(other))
         .map(|other| Rival { consumer: Key::of(other).to_string(), topics: other.spec.topics.clone() })
 }

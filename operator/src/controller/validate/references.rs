@@ -7,11 +7,11 @@ use crds::v1alpha1::IdempotentConsumerSpec;
 
 use super::super::dereference::{Lookup, Reference};
 use super::translate::{field_of_file, of_secret};
-use super::{Mistake, MountedFile, Reason};
+use super::{Mistake, NamedFile, Reason};
 
 /// Notes what is absent or unusable.
-pub(super) fn check(files: &[MountedFile], values: &BTreeMap<Reference, Lookup>, mistakes: &mut Vec<Mistake>) {
-    for MountedFile { path, source } in files {
+pub(super) fn check(files: &[NamedFile], values: &BTreeMap<Reference, Lookup>, mistakes: &mut Vec<Mistake>) {
+    for NamedFile { path, source } in files {
         let Reference { kind, name, key } = source;
         let (reason, message) = match values.get(source) {
             Some(Lookup::Value(value)) => match unusable(path, value) {

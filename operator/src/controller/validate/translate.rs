@@ -12,7 +12,7 @@ use crds::v1alpha1::{
 
 use super::super::build::path;
 use super::super::dereference::{Kind, Reference};
-use super::{Mistake, MountedFile, Reason, group};
+use super::{Mistake, NamedFile, Reason, group};
 
 /// What the sidecars are told.
 pub(super) fn config(consumer: &IdempotentConsumer) -> SidecarConfig {
@@ -34,7 +34,7 @@ pub(super) fn config(consumer: &IdempotentConsumer) -> SidecarConfig {
         redis: redis(&spec.redis),
         delivery: delivery(spec),
         admin: AdminConfig {
-            bind: format!("0.0.0.0:{}", spec.sidecar.admin_port),
+            bind: format!("[::]:{}", spec.sidecar.admin_port),
             drain_token_file: Some(path::file(path::DRAIN_TOKEN).into()),
         },
         drain_timeout: spec.drain_timeout,
@@ -114,11 +114,11 @@ fn delivery(spec: &IdempotentConsumerSpec) -> DeliveryConfig {
 }
 
 /// The files that the configuration names, all but the drain token, and what each holds.
-pub(super) fn files(spec: &IdempotentConsumerSpec) -> Vec<MountedFile> {
+pub(super) fn files(spec: &IdempotentConsumerSpec) -> Vec<NamedFile> {
     let mut files = Vec::new();
     let mut mount = |folder: &str, name: &str, source: Option<Reference>| {
         if let Some(source) = source {
-            files.push(MountedFile { path: format!("{folder}/{name}"), source });
+            files.push(NamedFile { path: format!("{folder}/{name}"), source });
         }
     };
     let mut tls = |folder: &str, tls: &TlsSpec| {

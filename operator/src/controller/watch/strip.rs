@@ -2,7 +2,10 @@
 
 use crds::SIDECAR_CONTAINER;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus,
+    PodTemplateSpec,
+};
 use kube::core::{DynamicObject, ObjectMeta, PartialObjectMeta};
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
@@ -43,21 +46,22 @@ pub(super) fn contents(child: &DynamicObject) -> u64 {
     digest(&(identity, &child.data))
 }
 
-/// Which ConfigMap its pods read, and whose it is.
+/// Which ConfigMap and which Secret its pods read, and whose it is.
 pub(super) fn replica_set(set: &mut ReplicaSet) {
     let template = set.spec.template.take().and_then(|template| template.metadata);
-    let config = template.and_then(|meta| meta.annotations).and_then(|mut all| all.remove_entry(annotation::CONFIG));
+    let mut all = template.and_then(|meta| meta.annotations).unwrap_or_default();
+    let reads = [annotation::CONFIG, annotation::FILES].into_iter().filter_map(|name| all.remove_entry(name)).collect();
     set.metadata = identity(std::mem::take(&mut set.metadata));
     set.status = None;
-    let annotations = config.map(|entry| [entry].into());
-    let metadata = Some(ObjectMeta { annotations, ..ObjectMeta::default() });
+    let metadata = Some(ObjectMeta { annotations: Some(reads), ..ObjectMeta::default() });
     set.spec = ReplicaSetSpec {
         template: Some(PodTemplateSpec { metadata, ..PodTemplateSpec::default() }),
         ..ReplicaSetSpec::default()
     };
 }
 
-/// How it is, where its sidecar answers, and what its claims stand on.
+/// How it is, where its sidecar answers, and what its claims stand on. Nothing else, since each change wakes its consumer: a roll-out of
+/// hundreds of pods would bring more events than a reconcile waits out.
 pub(super) fn pod(pod: &mut Pod) {
     let containers = pod.spec.take().and_then(|spec| spec.init_containers).unwrap_or_default();
     let sidecar = containers.into_iter().find(|container| container.name == SIDECAR_CONTAINER);
@@ -68,9 +72,40 @@ pub(super) fn pod(pod: &mut Pod) {
     let stands_on = meta.annotations.as_ref().and_then(|all| all.get_key_value(annotation::IDENTITY));
     let annotations = stands_on.map(|(name, value)| [(name.clone(), value.clone())].into());
     pod.metadata = ObjectMeta { annotations, ..identity(meta) };
-    if let Some(status) = &mut pod.status {
-        let times = status.conditions.iter_mut().flatten();
-        times.for_each(|condition| condition.last_probe_time = None);
+    pod.status = pod.status.take().map(|status| PodStatus {
+        phase: status.phase,
+        pod_ip: status.pod_ip,
+        conditions: status.conditions.map(|all| all.into_iter().filter_map(condition).collect()),
+        init_container_statuses: status.init_container_statuses.map(|all| all.into_iter().map(container).collect()),
+        container_statuses: status.container_statuses.map(|all| all.into_iter().map(container).collect()),
+        ..PodStatus::default()
+    });
+}
+
+/// A condition that says why a pod does not work, without its times.
+fn condition(condition: PodCondition) -> Option<PodCondition> {
+    matches!(condition.type_.as_str(), "Ready" | "PodScheduled").then(|| PodCondition {
+        type_: condition.type_,
+        status: condition.status,
+        message: condition.message,
+        ..PodCondition::default()
+    })
+}
+
+/// What a container waits for, and how it ended last.
+fn container(status: ContainerStatus) -> ContainerStatus {
+    let waiting = status.state.and_then(|state| state.waiting);
+    let ended = status.last_state.and_then(|state| state.terminated).map(|last| ContainerStateTerminated {
+        exit_code: last.exit_code,
+        reason: last.reason,
+        message: last.message,
+        ..ContainerStateTerminated::default()
+    });
+    ContainerStatus {
+        name: status.name,
+        state: waiting.map(|waiting| ContainerState { waiting: Some(waiting), ..ContainerState::default() }),
+        last_state: ended.map(|ended| ContainerState { terminated: Some(ended), ..ContainerState::default() }),
+        ..ContainerStatus::default()
     }
 }
 
