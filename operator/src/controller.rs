@@ -371,10 +371,8 @@ impl Pass<'_> {
         let after = status::status(&before, &found, &now);
         if status::worth(&before, &after, &now) == Worth::Now {
             let write = status::write(&self.context.client, self.key, &uid, &after).await;
-            match write {
-                // Deleted in the meantime, or another of that name by now.
-                Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => return Ok(false),
-                other => other.map_err(|error| Error::Status(Box::new(error)))?,
+            if !write.map_err(|error| Error::Status(Box::new(error)))? {
+                return Ok(false);
             }
             self.context.metrics.status_writes.inc();
             let before = self.object.meta().resource_version.clone();

@@ -114,7 +114,7 @@ pub async fn check(client: &Client, needs: &Needs, waiting: impl Fn(&str)) -> Re
         }
         tokio::time::sleep(PAUSE).await;
     }
-    while let Some(lacking) = in_time(permissions::lacking(client, needs)).await.unwrap_or_default() {
+    while let Some(lacking) = lacking(client, needs).await {
         if Instant::now() >= until {
             return Err(Error::Forbidden(lacking));
         }
@@ -124,6 +124,17 @@ pub async fn check(client: &Client, needs: &Needs, waiting: impl Fn(&str)) -> Re
     }
     tracing::info!(version = version.git_version, "the API server is one to work with");
     Ok(())
+}
+
+/// What the operator may not do. Where the API server can't say, it shows when it is tried.
+async fn lacking(client: &Client, needs: &Needs) -> Option<String> {
+    match in_time(permissions::lacking(client, needs)).await {
+        Ok(lacking) => lacking,
+        Err(error) => {
+            tracing::warn!(error, "the API server does not say what the operator may do");
+            None
+        }
+    }
 }
 
 /// Whether a resource is served: an established definition is, and discovery is open to everybody.

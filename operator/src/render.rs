@@ -221,7 +221,8 @@ mod tests {
         for (field, value) in [("stringData", serde_json::json!(12345)), ("data", serde_json::json!("12345!"))] {
             let mut secret = serde_json::json!({"kind": "Secret", "metadata": {"name": "redis"}});
             secret[field] = serde_json::json!({"password": value});
-            let told = decode_secret(&secret).unwrap_err().to_string();
+            let Err(error) = Objects::of(vec![secret]) else { panic!("it was taken") };
+            let told = error.to_string();
             assert!(told.starts_with(&format!("Secret redis: {field}")), "{told}");
             assert!(!told.contains("12345"), "{told}");
         }

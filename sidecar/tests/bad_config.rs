@@ -63,7 +63,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("delivery: {port: 70000}", "delivery.port", "70000", "8080"),
     ("delivery: {maxAttempts: 3}", "delivery.deadLetterTopic", "maxAttempts needs", "dead-letters"),
     ("delivery: {timeout: 24h}", "delivery.timeout", "quarter", "60s"),
-    ("admin: {bind: everywhere}", "admin.bind", "no IP address", "0.0.0.0:9464"),
+    ("admin: {bind: everywhere}", "admin.bind", "no IP address", "[::]:9464"),
     ("admin: {bind: '127.0.0.1:0', drainTokenFile: $DIR}", "admin.drainTokenFile", "can't be read", "/etc/"),
 ];
 

@@ -82,6 +82,16 @@ async fn a_secret_is_absent_comes_changes_and_goes(space: Arc<Space>) -> anyhow:
     space.kubectl(&["delete", "secret", "redis"]).await?;
     refused(&space, "app", "ReferenceNotFound", &["spec.redis.urlFrom"]).await?;
     untouched(&space, "app").await?;
+    // Others can take their place: they read a copy.
+    let last = space.pod("app").await?;
+    space.kubectl(&["delete", "pod", &last, "--wait=false"]).await?;
+    harness::wait::patiently("another pod that works", SOON, async || {
+        let pods = space.pods("app").await?;
+        ensure!(!pods.contains(&last) && pods.len() == 1, "{pods:?}");
+        Ok(())
+    })
+    .await;
+    space.condition("app", READY, "True", SOON).await;
     space.ledger.check(&published).assert_each_once();
     Ok(())
 }

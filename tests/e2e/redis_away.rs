@@ -19,8 +19,8 @@ pub(crate) fn tests() -> Vec<Trial> {
     )]
 }
 
-/// `Protected` follows the sidecars within 15 s; the rest is a busy machine's.
-const FOLLOWS: Duration = Duration::from_secs(20);
+/// `Protected` follows the sidecars within this time.
+const FOLLOWS: Duration = Duration::from_secs(15);
 
 async fn open_flows_and_says_so_and_closed_waits(space: Arc<Space>) -> anyhow::Result<()> {
     // The harness's own, also where `E2E_REDIS` names another: this test stops it. It comes back with its data.

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use serde_json::json;
 
 use super::Error;
@@ -155,7 +155,8 @@ fn is_recent(observed_at: &str, now: &Time) -> bool {
     now.0.duration_since(at).unsigned_abs() < COUNTS_EVERY && now.0 >= at
 }
 
-/// Writes a status. What the operator wrote before and is not in it any more is taken away.
+/// Writes the whole status of the consumer with that uid; whether it was still there. Another may have its name by now, and is not told
+/// what was found of its predecessor.
 ///
 /// # Errors
 /// The API server does not take it.
@@ -164,21 +165,27 @@ pub async fn write(
     key: &Key,
     uid: &str,
     status: &IdempotentConsumerStatus,
-) -> Result<(), kube::Error> {
-    let api = Api::<DynamicObject>::namespaced_with(
-        client.clone(),
-        &key.namespace,
-        &kube::core::ApiResource::erase::<IdempotentConsumer>(&()),
-    );
-    let patch = json!({
-        "apiVersion": IdempotentConsumer::api_version(&()),
-        "kind": IdempotentConsumer::kind(&()),
-        // One that has the name by now and is another is not told what was found of its predecessor.
-        "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
-        "status": status,
-    });
-    api.patch_status(&key.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await.map(|_| ())
+) -> Result<bool, kube::Error> {
+    let resource = kube::core::ApiResource::erase::<IdempotentConsumer>(&());
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &resource);
+    // Only a JSON patch can look at the uid: to a status, no other kind of patch takes metadata.
+    let patch = json!([
+        {"op": "test", "path": UID, "value": uid},
+        {"op": "add", "path": "/status", "value": status},
+    ]);
+    let patch: json_patch::Patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match api.patch_status(&key.name, &params, &Patch::Json::<()>(patch)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(answer)) if answer.code == 404 || (answer.code == 422 && answer.message.contains(UID)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
+
+/// Where a JSON patch finds it.
+const UID: &str = "/metadata/uid";
 
 /// One of a status' conditions.
 #[must_use]

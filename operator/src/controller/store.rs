@@ -301,7 +301,7 @@ pub struct Stores {
     pub consumers: Shelf<Guarded>,
     /// What belongs to them, in the order of [`ChildKind::ALL`].
     pub children: [Shelf<DynamicObject>; ChildKind::ALL.len()],
-    /// ReplicaSets of the Deployments, stripped to the ConfigMap that their pods read.
+    /// ReplicaSets of the Deployments, stripped to the ConfigMap and the Secret that their pods read.
     pub replica_sets: Shelf<ReplicaSet>,
     /// Pods, stripped to how they are and where they answer.
     pub pods: Shelf<Pod>,

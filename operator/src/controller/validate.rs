@@ -296,3 +296,34 @@ impl Validated {
         &self.config.group
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_known_without_making_its_name() {
+        let consumer = |namespace: &str, name: &str, group: Option<&str>| -> IdempotentConsumer {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "idempotency.dev/v1alpha1", "kind": "IdempotentConsumer",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "group": group, "topics": ["t"], "kafka": {"bootstrapServers": "k:1"}, "redis": {"url": "redis://r"},
+                    "template": {"spec": {"containers": []}},
+                },
+            }))
+            .unwrap()
+        };
+        let all = [
+            consumer("ns", "a", None),
+            consumer("ns", "b", None),
+            consumer("ns.a", "b", None),
+            consumer("ns", "a.b", None),
+            consumer("other", "c", Some("ns.a")),
+            consumer("other", "d", Some("mine")),
+        ];
+        for (one, other) in all.iter().flat_map(|one| all.iter().map(move |other| (one, other))) {
+            assert_eq!(is_group(one, &group(other)), group(one) == group(other), "{} {}", group(one), group(other));
+        }
+    }
+}

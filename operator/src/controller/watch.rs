@@ -24,7 +24,7 @@ use super::validate;
 
 mod listings;
 mod merge;
-mod strip;
+pub(super) mod strip;
 
 pub use listings::Listings;
 

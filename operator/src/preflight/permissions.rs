@@ -29,7 +29,8 @@ const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'st
 /// A child is looked at, written by server-side apply, and deleted.
 const CHILD: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
-/// In every namespace with consumers. The role that comes with the operator grants exactly these.
+/// In every namespace with consumers. `blockOwnerDeletion` asks for `update` of `idempotentconsumers/finalizers` too, but only where
+/// that is enforced.
 const RULES: &[Rule] = &[
     rule("idempotency.dev", "idempotentconsumers", &["get", "list", "watch"]),
     Rule { subresource: Some("status"), ..rule("idempotency.dev", "idempotentconsumers", &["patch"]) },

@@ -21,6 +21,7 @@ struct Replica {
     task: JoinHandle<Result<(), Error>>,
     stop: watch::Sender<bool>,
     phase: watch::Receiver<Phase>,
+    listings: Listings,
 }
 
 fn start(api: &Api, identity: &str) -> Replica {
@@ -29,11 +30,10 @@ fn start(api: &Api, identity: &str) -> Replica {
     let (stop, stopped) = watch::channel(false);
     let (phases, phase) = watch::channel(Phase::Waiting("starting".into()));
     let clients = Clients { requests: api.client(), watches: api.client() };
-    let task =
-        tokio::spawn(
-            async move { serve(*settings, clients, Listings::default(), Metrics::new(), &phases, stopped).await },
-        );
-    Replica { task, stop, phase }
+    let listings = Listings::default();
+    let told = listings.clone();
+    let task = tokio::spawn(async move { serve(*settings, clients, told, Metrics::new(), &phases, stopped).await });
+    Replica { task, stop, phase, listings }
 }
 
 fn holder(api: &Api) -> Value {
@@ -151,4 +151,17 @@ async fn one_that_never_gets_a_permission_ends() {
     let Err(error) = replica.task.await.unwrap() else { panic!("it works") };
     assert_eq!(error.exit_code(), 69);
     assert!(error.to_string().contains("may not get leases in namespace ns"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_list_says_what_and_is_not_ready() {
+    let api = Api::default();
+    api.refuse(|asked| asked.path.ends_with("/configmaps").then(|| (403, "configmaps is forbidden".to_owned())));
+    let replica = start(&api, "me");
+    sleep(Duration::from_secs(20)).await;
+    let awaited = replica.listings.awaited().expect("something is not listed");
+    assert!(awaited.contains("configmaps") && awaited.contains("forbidden"), "{awaited}");
+    api.accept();
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(replica.listings.awaited(), None);
 }

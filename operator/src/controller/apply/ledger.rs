@@ -1,5 +1,6 @@
 //! Decides whether a child must be written: what was applied last and what is there now, in; yes or no out. Pure.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,7 +55,7 @@ impl Ledger {
     pub fn wants(&self, child: &Child, live: Option<&DynamicObject>) -> bool {
         let Some(live) = live else { return true };
         let Some(record) = self.records.get(&(child.kind, child.name.clone())) else { return true };
-        if record.manifest != sum(&child.manifest) {
+        if record.manifest != sum(&essence(&child.manifest)) {
             return true;
         }
         !record.is_older(live) && record.answered != projected(live, &child.manifest)
@@ -64,7 +65,7 @@ impl Ledger {
     pub fn applied(&mut self, child: &Child, before: Option<&DynamicObject>, answer: &DynamicObject) {
         let of = (child.kind, child.name.clone());
         let mut record = Record {
-            manifest: sum(&child.manifest),
+            manifest: sum(&essence(&child.manifest)),
             answered: projected(answer, &child.manifest),
             older: self.records.remove(&of).map(|record| record.older).unwrap_or_default(),
             answer: None,
@@ -121,7 +122,12 @@ impl Ledger {
 
 impl Record {
     fn is_older(&self, live: &DynamicObject) -> bool {
-        live.metadata.resource_version.as_ref().is_some_and(|version| self.older.contains(version))
+        let known = live.metadata.resource_version.as_ref().is_some_and(|version| self.older.contains(version));
+        // Between what the store showed and our write, another may have written.
+        let between = self.answer.as_ref().is_some_and(|answer| {
+            answer.metadata.uid == live.metadata.uid && live.metadata.generation < answer.metadata.generation
+        });
+        known || between
     }
 
     fn note(&mut self, kind: ChildKind, before: Option<&DynamicObject>, answer: &DynamicObject) {
@@ -143,7 +149,16 @@ impl Record {
 
 fn projected(live: &DynamicObject, manifest: &Value) -> Sum {
     let live = serde_json::to_value(live).unwrap_or_default();
-    sum(&project(&live, manifest))
+    sum(&project(&live, &essence(manifest)))
+}
+
+/// What of a manifest is compared: of an immutable one not its data, which may be large, can't be changed, and is told by its name.
+fn essence(manifest: &Value) -> Cow<'_, Value> {
+    if manifest.get("immutable") != Some(&Value::Bool(true)) {
+        return Cow::Borrowed(manifest);
+    }
+    let without = |(name, value): (&String, &Value)| (name != "data").then(|| (name.clone(), value.clone()));
+    Cow::Owned(manifest.as_object().into_iter().flatten().filter_map(without).collect::<Map<_, _>>().into())
 }
 
 fn sum(value: &Value) -> Sum {
@@ -227,6 +242,40 @@ mod tests {
         assert!(ledger.live(ChildKind::Deployment, "a", None).is_none());
         ledger.forget(ChildKind::Deployment, "a");
         assert_eq!(is(&ledger, "1").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_version_between_the_one_shown_and_our_write_is_an_older_one() {
+        let mut ledger = Ledger::default();
+        let child = Child { kind: ChildKind::Deployment, ..child("v") };
+        let at = |version: &str, generation: i64| {
+            let mut live = live(version, "v");
+            live.metadata.generation = Some(generation);
+            live
+        };
+        ledger.applied(&child, Some(&at("1", 1)), &at("3", 3));
+        let counts = |version: &str, generation: i64| {
+            let live = ledger.live(ChildKind::Deployment, "a", Some(Arc::new(at(version, generation))));
+            live.and_then(|live| live.resource_version())
+        };
+        assert_eq!((counts("2", 2).as_deref(), counts("4", 3).as_deref()), (Some("3"), Some("4")));
+    }
+
+    #[test]
+    fn what_is_immutable_is_compared_without_its_data() {
+        let mut ledger = Ledger::default();
+        let mut copy = child("v");
+        copy.manifest["immutable"] = true.into();
+        let shown: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "2"}, "immutable": true,
+        }))
+        .unwrap();
+        ledger.applied(&copy, None, &live("2", "v"));
+        assert!(ledger.wants(&copy, Some(&shown)), "what was answered was not immutable");
+        let mut answer = live("2", "v");
+        answer.data["immutable"] = true.into();
+        ledger.applied(&copy, None, &answer);
+        assert!(!ledger.wants(&copy, Some(&shown)), "the store keeps no data of it");
     }
 
     #[test]

@@ -27,7 +27,10 @@ fn deployment(wanted: i64, available: i64) -> DynamicObject {
 }
 
 fn pod(status: serde_json::Value) -> Arc<Pod> {
-    Arc::new(serde_json::from_value(json!({"metadata": {"name": "a-1"}, "status": status})).unwrap())
+    let mut pod = serde_json::from_value(json!({"metadata": {"name": "a-1"}, "status": status})).unwrap();
+    // As the store shows it.
+    crate::controller::watch::strip::pod(&mut pod);
+    Arc::new(pod)
 }
 
 fn heard(said: serde_json::Value) -> Answer {

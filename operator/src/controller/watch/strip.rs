@@ -33,6 +33,10 @@ pub(super) fn of_child(kind: ChildKind) -> fn(&mut DynamicObject) {
         with_status(child);
         if let Value::Object(fields) = &mut child.data {
             fields.remove("status");
+            // What can't change is not looked at: its name says what it holds.
+            if fields.get("immutable") == Some(&Value::Bool(true)) {
+                fields.remove("data");
+            }
         }
     }
     if kind == ChildKind::Deployment { with_status } else { without }
@@ -62,7 +66,7 @@ pub(super) fn replica_set(set: &mut ReplicaSet) {
 
 /// How it is, where its sidecar answers, and what its claims stand on. Nothing else, since each change wakes its consumer: a roll-out of
 /// hundreds of pods would bring more events than a reconcile waits out.
-pub(super) fn pod(pod: &mut Pod) {
+pub(in crate::controller) fn pod(pod: &mut Pod) {
     let containers = pod.spec.take().and_then(|spec| spec.init_containers).unwrap_or_default();
     let sidecar = containers.into_iter().find(|container| container.name == SIDECAR_CONTAINER);
     let sidecar =
@@ -92,7 +96,7 @@ fn condition(condition: PodCondition) -> Option<PodCondition> {
     })
 }
 
-/// What a container waits for, and how it ended last.
+/// Whether a container has started, what it waits for, and how it ended last.
 fn container(status: ContainerStatus) -> ContainerStatus {
     let waiting = status.state.and_then(|state| state.waiting);
     let ended = status.last_state.and_then(|state| state.terminated).map(|last| ContainerStateTerminated {
@@ -103,6 +107,7 @@ fn container(status: ContainerStatus) -> ContainerStatus {
     });
     ContainerStatus {
         name: status.name,
+        started: status.started,
         state: waiting.map(|waiting| ContainerState { waiting: Some(waiting), ..ContainerState::default() }),
         last_state: ended.map(|ended| ContainerState { terminated: Some(ended), ..ContainerState::default() }),
         ..ContainerStatus::default()
@@ -130,5 +135,59 @@ fn identity(meta: ObjectMeta) -> ObjectMeta {
         owner_references: meta.owner_references,
         deletion_timestamp: meta.deletion_timestamp,
         ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn stripped(change: impl Fn(&mut Value)) -> Value {
+        let mut of = json!({
+            "metadata": {"name": "a-1"},
+            "status": {
+                "phase": "Running", "podIP": "10.0.0.1", "startTime": "2026-01-01T00:00:00Z",
+                "conditions": [
+                    {"type": "Ready", "status": "False", "message": "why", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                    {"type": "Initialized", "status": "True"},
+                ],
+                "initContainerStatuses": [{
+                    "name": "s", "image": "i", "imageID": "i", "ready": false, "restartCount": 1, "started": false,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                    "lastState": {"terminated": {"exitCode": 64, "finishedAt": "2026-01-01T00:00:00Z"}},
+                }],
+            },
+        });
+        change(&mut of);
+        let mut pod: Pod = serde_json::from_value(of).unwrap();
+        super::pod(&mut pod);
+        serde_json::to_value(pod).unwrap()
+    }
+
+    #[test]
+    fn of_a_pod_what_is_read_is_kept_and_nothing_else_is_a_change() {
+        let before = stripped(|_| {});
+        let container = &before["status"]["initContainerStatuses"][0];
+        assert_eq!(
+            (&container["started"], &container["state"]["waiting"]["reason"]),
+            (&json!(false), &json!("CrashLoopBackOff"))
+        );
+        assert_eq!(container["lastState"]["terminated"]["exitCode"], 64);
+        assert_eq!(before["status"]["conditions"][0]["message"], "why");
+        let quiet = [
+            ("/status/conditions/0/lastTransitionTime", json!("2026-01-02T00:00:00Z")),
+            ("/status/conditions/1/status", json!("False")),
+            ("/status/startTime", json!("2026-01-02T00:00:00Z")),
+            ("/status/initContainerStatuses/0/restartCount", json!(2)),
+        ];
+        for (path, value) in quiet {
+            assert_eq!(stripped(|pod| *pod.pointer_mut(path).unwrap() = value.clone()), before, "{path}");
+        }
+        let loud = [("/status/phase", json!("Failed")), ("/status/initContainerStatuses/0/started", json!(true))];
+        for (path, value) in loud {
+            assert_ne!(stripped(|pod| *pod.pointer_mut(path).unwrap() = value.clone()), before, "{path}");
+        }
     }
 }
