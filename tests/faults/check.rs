@@ -141,11 +141,14 @@ pub(crate) fn check(evidence: &Evidence) -> Verdict {
 fn second(event: &str, moments: &[Moment], history: &History, verdict: &mut Verdict) {
     let mut highest = moments[0].attempt;
     for pair in moments.windows(2) {
-        match history.window(&pair[0], &pair[1], highest) {
+        let window = history.window(&pair[0], &pair[1], highest);
+        match window {
             Some(window) => *verdict.second.entry(window).or_default() += 1,
             None => verdict.outside.push(format!("{event}: {:?} then {:?}", pair[0], pair[1])),
         }
-        highest = highest.max(pair[1].attempt);
+        // Who has forgotten an event counts from the beginning.
+        let forgotten = matches!(window, Some((Window::Away | Window::DataLoss, _)));
+        highest = if forgotten { pair[1].attempt } else { highest.max(pair[1].attempt) };
     }
 }
 
@@ -214,6 +217,7 @@ mod tests {
     use harness::ledger::Effect;
 
     use super::*;
+    use crate::history::Interval;
 
     fn entry(event: &str, at: u64, attempt: u32) -> (usize, Entry) {
         let effect = Effect {
@@ -244,6 +248,20 @@ mod tests {
         let verdict = check(&evidence);
         assert!(verdict.is_kept(), "{verdict:?}");
         assert_eq!((verdict.records, verdict.events, verdict.effects), (3, 2, 2));
+    }
+
+    #[test]
+    fn after_a_loss_of_writes_attempts_count_from_the_beginning() {
+        let mut wrong = entry("a", 30_100, 1);
+        wrong.1.answered = false;
+        let mut evidence = evidence(vec![entry("a", 10_000, 2), wrong, entry("a", 30_200, 2), entry("b", 10, 1)]);
+        evidence.history.faults = vec![Interval { kind: Kind::Flush, pod: None, start: 20_000, end: 20_000 }];
+        let verdict = check(&evidence);
+        assert!(verdict.is_kept(), "{verdict:?}");
+        let windows: Vec<Window> = verdict.second.keys().map(|(window, _)| *window).collect();
+        assert_eq!(windows, [Window::Answer, Window::DataLoss]);
+        evidence.history.faults.clear();
+        assert_eq!(check(&evidence).outside.len(), 2, "without it, none of them is told");
     }
 
     #[test]
