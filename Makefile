@@ -3,6 +3,8 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit, integration and end-to-end tests
 #   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
+#   make faults  faults at random over real Kafka, real Redis and the sidecar, for half an hour; a few minutes of it are part of `make test`
+#                (ARGS="--rounds 1 --seconds 60 --seed 7" chooses, ARGS=--write keeps the tables)
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
@@ -18,7 +20,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test e2e bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
+.PHONY: demo test e2e faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
   cluster-up cluster-down
 
 demo: setup-build
@@ -29,12 +31,18 @@ demo: setup-build
 # runner; a failure anywhere ends `make`.
 test: setup fmt-check clippy
 	cargo test $(PROFILE) --workspace
+	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults --rounds 1 --seconds 150
 	$(MAKE) e2e
 
 # On a node of its own, or on the cluster that KUBECONFIG names; tests/e2e/run says with which variables. ARGS=quickstart runs one.
 e2e:
 	[ -n "$${KUBECONFIG:-}" ] || scripts/setup e2e
 	tests/e2e/run $(ARGS)
+
+# Built as for the tests, which have the sidecar's fail points.
+faults: setup
+	cargo test $(PROFILE) --workspace --no-run
+	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults $(or $(ARGS),--rounds 12 --seconds 130 --write)
 
 bench:
 	scripts/setup bench

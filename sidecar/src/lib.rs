@@ -12,6 +12,7 @@ pub mod dead_letter;
 pub mod deliver;
 pub mod demo;
 pub mod event_id;
+pub mod fail_point;
 pub mod gate;
 pub mod guard;
 pub mod kafka;

@@ -22,6 +22,7 @@ use crate::clock::Time;
 use crate::deliver::cloudevent::event_names;
 use crate::deliver::{Deliver, HttpDelivery, Parcel};
 use crate::event_id::{Scratch, identify};
+use crate::fail_point;
 use crate::gate::{Gate, GateConfig, Token};
 use crate::kafka::{Consumer, Extent, Identify, KafkaError, KafkaEvent, Limits, ProduceError, Producer};
 use crate::metrics::Metrics;
@@ -427,9 +428,21 @@ impl Service {
     fn ask_store(&self, ops: Vec<(Token, Op)>) {
         let (store, inbox, metrics) = (self.store.clone(), self.inbox.clone(), self.metrics.clone());
         let (tokens, ops): (Vec<Token>, Vec<Op>) = ops.into_iter().unzip();
+        let claims = ops.iter().any(|op| matches!(op, Op::SetIfAbsent { .. }));
+        let settles = ops.iter().any(|op| matches!(op, Op::Set { .. }));
+        let pass = move |claimed, settled| {
+            if claims {
+                fail_point::pass(claimed);
+            }
+            if settles {
+                fail_point::pass(settled);
+            }
+        };
         tokio::spawn(async move {
+            pass("claim.unsent", "done.unsent");
             let sent = Time::now();
             let replies = store.apply(ops).await;
+            pass("claim.answered", "done.answered");
             metrics.store_round_trip.observe(Time::now().since(sent).as_secs_f64());
             let _ = inbox.send(Input::Store(tokens.into_iter().zip(replies).collect()));
         });
@@ -442,7 +455,9 @@ impl Service {
         tokio::spawn(async move {
             let sent = Time::now();
             let names = if batch { event_names(&parcels) } else { Vec::new() };
+            fail_point::pass("delivery.unsent");
             let answer = deliver.deliver(parcels).await;
+            fail_point::pass("delivery.answered");
             metrics.delivery_duration.observe(Time::now().since(sent).as_secs_f64());
             let outcomes =
                 if batch { outcome::judge_batch(&answer, &names) } else { vec![outcome::judge_one(&answer)] };

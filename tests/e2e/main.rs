@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 
 mod bad_references;
 mod delete;
+mod evictions;
 mod hpa;
 mod kills;
 mod lifecycle;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             pause::tests(),
             scale_and_change::tests(),
             kills::tests(),
+            evictions::tests(),
             lifecycle::tests(),
             redis_away::tests(),
             bad_references::tests(),

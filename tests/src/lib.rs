@@ -10,6 +10,7 @@ pub mod flow;
 pub mod http;
 pub mod kafka;
 pub mod ledger;
+pub mod link;
 pub mod offsets;
 pub mod openmetrics;
 pub mod port;

@@ -109,6 +109,12 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Lets `action` happen to the next `times` requests that match; rules are asked in the order they were made. The
     /// predicate sees a request's bytes as they are on the wire.
     pub fn on(&self, matches: impl Fn(&[u8]) -> bool + Send + 'static, action: Action, times: usize) {

@@ -15,6 +15,8 @@ use crate::port::host;
 
 /// How long a server may take to start, or a condition to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Folder of the append-only file, where there is one.
+const APPEND_ONLY: &str = "appendonlydir";
 /// A free port can be taken by somebody else before the server binds it.
 const PORT_ATTEMPTS: usize = 5;
 
@@ -190,6 +192,35 @@ impl RedisServer {
     /// As [`RedisServer::start`].
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
+        self.spawn()
+    }
+
+    /// Copies what it has written to its append-only file so far, to [`RedisServer::restore`] it later. It must have been started with one.
+    ///
+    /// # Errors
+    /// The files can't be copied.
+    pub fn snapshot(&self) -> Result<TempDir> {
+        let copy = tempfile::tempdir()?;
+        for file in std::fs::read_dir(self.dir.path().join(APPEND_ONLY)).context("it has no append-only file")? {
+            let file = file?;
+            std::fs::copy(file.path(), copy.path().join(file.file_name()))?;
+        }
+        Ok(copy)
+    }
+
+    /// Kills it, and starts it again with what it had at a snapshot: as a replica that was behind takes a master's place.
+    ///
+    /// # Errors
+    /// As [`RedisServer::start`].
+    pub fn restore(&mut self, snapshot: &TempDir) -> Result<()> {
+        self.kill()?;
+        let files = self.dir.path().join(APPEND_ONLY);
+        std::fs::remove_dir_all(&files)?;
+        std::fs::create_dir(&files)?;
+        for file in std::fs::read_dir(snapshot.path())? {
+            let file = file?;
+            std::fs::copy(file.path(), files.join(file.file_name()))?;
+        }
         self.spawn()
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::context::{Context, ReadTopic, Table};
 use super::incarnation::{self, TopicId};
 use super::{CommitRequest, Events, KafkaEvent};
+use crate::fail_point;
 use crate::record::{Offset, TopicPartition};
 
 /// Watermarks to commit, and who waits for the end.
@@ -101,7 +102,9 @@ async fn commit(consumer: &Arc<StreamConsumer<Context>>, batch: Vec<Watermark>, 
         }
     }
     let consumer = Arc::clone(consumer);
+    fail_point::pass("commit.unsent");
     let done = tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync)).await;
+    fail_point::pass("commit.answered");
     let error = match done {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
