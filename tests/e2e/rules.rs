@@ -43,7 +43,6 @@ fn mistakes() -> Vec<Mistake> {
         Mistake(spec(json!({"topics": ["no spaces"]})), "spec.topics[0] in body should match '^[a-zA-Z0-9._-]+$'"),
         Mistake(spec(json!({"template": null})), "spec.template: Required value"),
         Mistake(spec(json!({"kafka": null})), "spec.kafka: Required value"),
-        Mistake(spec(json!({"redis": null})), "spec.redis: Required value"),
         Mistake(spec(json!({"replicas": -1})), "spec.replicas in body should be greater than or equal to 0"),
         Mistake(
             spec(json!({"delivery": {"ordering": "Any"}})),
