@@ -8,8 +8,11 @@
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
-#   make dist    the binary as it is shipped
+#   make dist    what a release consists of, into dist/: static binaries, images, chart, install.yaml, SBOM, licences, checksums
+#   make images  the two images, by docker, podman or buildah; without any, as archives in dist/images
+#   make install-manifest   dist/install.yaml: the chart for `kubectl apply --server-side -f`
 #   make cluster-up, cluster-down   a Kubernetes node without Docker (tests/cluster); CLUSTER=NAME for one beside others
+#   make kind-up, kind-e2e, kind-down   the same tests on a kind cluster, where Docker is
 #   make advisories   known vulnerabilities of the dependencies; apart, since a new one breaks a build that nobody changed
 
 SHELL := /bin/bash
@@ -20,8 +23,8 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test e2e faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
-  cluster-up cluster-down
+.PHONY: demo test e2e faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
+  install-manifest release-files cluster-up cluster-down kind-up kind-e2e kind-down
 
 demo: setup-build
 	cargo run $(PROFILE) --quiet --bin sidecar -- demo
@@ -69,8 +72,21 @@ deny:
 advisories:
 	scripts/deny advisories
 
-dist: setup-build
-	cargo build --profile dist --locked --bin sidecar
+dist: binaries images install-manifest release-files
+
+binaries:
+	scripts/setup dist
+	scripts/dist
+
+images:
+	scripts/images
+
+install-manifest:
+	mkdir -p dist
+	scripts/install-manifest >dist/install.yaml
+
+release-files:
+	scripts/release-files
 
 cluster-up:
 	scripts/setup e2e
@@ -78,6 +94,18 @@ cluster-up:
 
 cluster-down:
 	tests/cluster/down
+
+kind-up:
+	scripts/setup test
+	cargo build $(PROFILE) --workspace
+	tests/kind/up
+
+kind-e2e:
+	scripts/setup test
+	tests/kind/e2e $(ARGS)
+
+kind-down:
+	tests/kind/down
 
 setup:
 	scripts/setup test

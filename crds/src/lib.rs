@@ -11,6 +11,8 @@ mod secret;
 pub mod status;
 #[cfg(feature = "crd")]
 pub mod v1alpha1;
+#[cfg(feature = "crd")]
+pub mod values;
 
 pub use duration::{Duration, ParseDurationError};
 pub use secret::Secret;

@@ -86,6 +86,7 @@ pub struct IdempotentConsumerSpec {
     /// Where the records come from.
     pub kafka: KafkaSpec,
     /// Where events are gated.
+    #[serde(default)]
     pub redis: RedisSpec,
     /// How the app is reached, and what follows from its answers.
     #[serde(default)]
@@ -221,11 +222,12 @@ pub struct SaslSpec {
 
 /// Where events are gated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [rules::one_of("url", "urlFrom"), rules::sentinel_master(), rules::redis_user()]))]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [rules::at_most_one("url", "urlFrom"), rules::sentinel_master(), rules::redis_user()]))]
 pub struct RedisSpec {
     /// `redis://` or `rediss://` (TLS) URL without a password; several nodes of a cluster or several sentinels are separated by commas.
-    /// One of `url` and `urlFrom` is set. A change of it replaces all pods at once.
+    /// Not set beside `urlFrom`. Default of the two: the operator's setting at the last roll-out, if it has one. A change of it replaces
+    /// all pods at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     #[schemars(extend("x-kubernetes-validations" = [rules::redis_url(), rules::redis_url_has_no_password()]))]
@@ -259,6 +261,23 @@ pub struct RedisSpec {
     #[serde(default = "default::redis_timeout")]
     #[schemars(extend("x-kubernetes-validations" = [rules::between("10ms", "10s")]))]
     pub timeout: Duration,
+}
+
+impl Default for RedisSpec {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_from: None,
+            username_from: None,
+            password_from: None,
+            tls: None,
+            topology: Topology::default(),
+            sentinel_master: None,
+            claim_command: ClaimCommand::default(),
+            failure_policy: FailurePolicy::default(),
+            timeout: default::redis_timeout(),
+        }
+    }
 }
 
 /// How the app is reached, and what follows from its answers.
@@ -350,7 +369,9 @@ pub struct SidecarSpec {
     /// Port of the probes, metrics and drain. Change it where the app wants this one.
     #[schemars(range(min = 1, max = 65535))]
     pub admin_port: i32,
-    /// Compute resources.
+    /// Compute resources. What is not set is the operator's setting at the last roll-out: 50m of a core and 64Mi are reserved, 512Mi of
+    /// memory are the limit, where it says nothing else. An HPA by utilisation computes with what is reserved.
+    #[serde(skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
 }
 
@@ -378,23 +399,40 @@ pub enum ImagePullPolicy {
 }
 
 /// Compute resources of the sidecar.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
-    /// What is reserved; an HPA by utilisation computes with it. Default: 50m of a core and 64Mi.
+    /// What is reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 16))]
-    pub requests: BTreeMap<String, IntOrString>,
-    /// What is not exceeded. Default: 512Mi of memory.
+    pub requests: Option<BTreeMap<String, IntOrString>>,
+    /// What is not exceeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 16))]
-    pub limits: BTreeMap<String, IntOrString>,
+    pub limits: Option<BTreeMap<String, IntOrString>>,
 }
 
-impl Default for Resources {
-    fn default() -> Self {
-        let list = |pairs: &[(&str, &str)]| {
+impl Resources {
+    /// What the sidecar gets where neither its consumer nor the operator's setting says anything.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let map = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), IntOrString::String((*value).to_owned()))).collect()
         };
-        Self { requests: list(&[("cpu", "50m"), ("memory", "64Mi")]), limits: list(&[("memory", "512Mi")]) }
+        Self { requests: Some(map(&[("cpu", "50m"), ("memory", "64Mi")])), limits: Some(map(&[("memory", "512Mi")])) }
+    }
+
+    /// These, and `others` for what is not set.
+    #[must_use]
+    pub fn or(&self, others: &Self) -> Self {
+        let either = |ours: &Option<_>, others: &Option<_>| ours.as_ref().or(others.as_ref()).cloned();
+        Self { requests: either(&self.requests, &others.requests), limits: either(&self.limits, &others.limits) }
+    }
+
+    /// Nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -26,6 +26,37 @@ fn generated_files_match_the_types() {
     assert!(stale.is_empty(), "run `UPDATE_GENERATED=1 cargo test --release -p idempotent-consumer-crds`:\n{stale:#?}");
 }
 
+/// What Helm reads is what the types say: no value more, none less, each at its default.
+#[cfg(feature = "crd")]
+#[test]
+fn the_charts_values_are_the_defaults_of_their_types() {
+    let text = chart("values.yaml");
+    let strict: crds::values::Values = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(strict, crds::values::Values::default());
+    let (found, expected): (Value, _) = (serde_saphyr::from_str(&text).unwrap(), serde_json::to_value(strict).unwrap());
+    assert_eq!(found, expected, "a value is left out");
+    assert!(serde_saphyr::from_str::<crds::values::Values>("operator: {replcas: 3}").is_err());
+}
+
+/// One version for crates, chart and images.
+#[test]
+fn the_chart_has_the_version_of_the_crates() {
+    let metadata: Value = serde_saphyr::from_str(&chart("Chart.yaml")).unwrap();
+    for name in ["version", "appVersion"] {
+        assert_eq!(metadata[name], env!("CARGO_PKG_VERSION"), "{name} in Chart.yaml");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let changes = fs::read_to_string(root.join("CHANGELOG.md")).unwrap();
+    let released = changes.lines().find_map(|line| line.strip_prefix("## [")?.split(']').next().map(str::to_owned));
+    let is_next = released.as_deref() != Some(env!("CARGO_PKG_VERSION"));
+    assert!(!is_next || changes.contains("## Unreleased"), "CHANGELOG.md says nothing of this version");
+}
+
+fn chart(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    fs::read_to_string(root.join("charts/idempotent-consumer").join(file)).unwrap()
+}
+
 /// Every path under which the schema lets a field stand.
 fn paths(root: &Value, node: &Value, path: &str, found: &mut BTreeSet<String>) {
     if let Some(name) = node.get("$ref").and_then(Value::as_str) {

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crds::v1alpha1::Resources;
+
 use crate::controller::upgrade::Upgrade;
 
 /// The codes with which the process ends, after BSD's `sysexits.h`.
@@ -50,6 +52,9 @@ pub struct RunArgs {
     /// Image of the sidecar, where a consumer names none.
     #[arg(long, env = "IDEMPOTENCY_SIDECAR_IMAGE", value_name = "IMAGE")]
     pub sidecar_image: String,
+    /// What else a consumer may leave to the operator.
+    #[command(flatten)]
+    pub left: LeftToOperator,
     /// Namespace to look for consumers in; may be repeated, or a list with commas. Default: all.
     #[arg(long = "namespace", env = "IDEMPOTENCY_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
     pub namespaces: Vec<String>,
@@ -89,6 +94,18 @@ pub struct RunArgs {
     pub log: Option<String>,
 }
 
+/// What a consumer may leave to the operator, beside the image.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LeftToOperator {
+    /// URL of the Redis, without a password, where a consumer names none. Default: none, so that each must name one.
+    #[arg(long, env = "IDEMPOTENCY_REDIS_URL", value_name = "URL")]
+    pub redis_url: Option<String>,
+    /// Compute resources of the sidecar, where a consumer says nothing, as JSON: {"requests": {…}, "limits": {…}}.
+    #[arg(long, env = "IDEMPOTENCY_SIDECAR_RESOURCES", value_name = "JSON", default_value = "{}")]
+    #[arg(value_parser = resources)]
+    pub sidecar_resources: Resources,
+}
+
 /// What to print the desired state of.
 #[derive(Clone, Debug, Args)]
 pub struct RenderArgs {
@@ -102,10 +119,17 @@ pub struct RenderArgs {
     /// Image of the sidecar, where a consumer names none.
     #[arg(long, env = "IDEMPOTENCY_SIDECAR_IMAGE", value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     pub sidecar_image: String,
+    /// What else a consumer may leave to the operator.
+    #[command(flatten)]
+    pub left: LeftToOperator,
 }
 
 /// The image that goes with this operator.
 const DEFAULT_IMAGE: &str = concat!("idempotent-consumer/sidecar:", env!("CARGO_PKG_VERSION"));
+
+fn resources(json: &str) -> Result<Resources, serde_json::Error> {
+    serde_json::from_str(json)
+}
 
 /// Reads the process's command line. What it prints on a mistake is clap's; the code is ours.
 ///
@@ -141,6 +165,8 @@ mod tests {
             "run",
             "--sidecar-image",
             "s:1",
+            "--sidecar-resources",
+            r#"{"limits": {"memory": "1Gi"}}"#,
             "--namespace",
             "a",
             "--namespace",
@@ -155,6 +181,7 @@ mod tests {
             (run.namespaces, run.upgrade_consumers, run.leader_elect),
             (vec!["a".into(), "b".into(), "c".into()], Upgrade::Rolling, false)
         );
+        assert!(run.left.sidecar_resources.limits.is_some() && run.left.sidecar_resources.requests.is_none());
         assert_eq!((run.upgrade_concurrency, run.admin_bind.port()), (3, 8080));
     }
 
@@ -165,6 +192,7 @@ mod tests {
             &["operator", "render"],
             &["operator", "run", "--sidecar-image", "s", "--upgrade-consumers", "Sometimes"],
             &["operator", "run", "--sidecar-image", "s", "--upgrade-concurrency", "0"],
+            &["operator", "run", "--sidecar-image", "s", "--sidecar-resources", "1Gi"],
             &["operator", "walk"],
         ] {
             assert!(Arguments::try_parse_from(wrong).is_err(), "{wrong:?}");

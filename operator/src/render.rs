@@ -101,8 +101,12 @@ pub fn render(asked: &RenderArgs) -> Result<String, Error> {
         Some(path) => Some(Objects::of(documents(path)?)?),
         None => None,
     };
-    let defaults =
-        Defaults { sidecar_image: asked.sidecar_image.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let defaults = Defaults {
+        sidecar_image: asked.sidecar_image.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        redis_url: asked.left.redis_url.clone(),
+        sidecar_resources: asked.left.sidecar_resources.clone(),
+    };
     let mut text = String::new();
     for mut consumer in consumers(&asked.file)? {
         objects::complete(&mut consumer);

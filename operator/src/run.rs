@@ -213,6 +213,8 @@ async fn reconcile(
         defaults: Defaults {
             sidecar_image: settings.sidecar_image.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            redis_url: settings.left.redis_url.clone(),
+            sidecar_resources: settings.left.sidecar_resources.clone(),
         },
         upgrade: settings.upgrade_consumers,
         slots: Mutex::new(Slots::new(settings.upgrade_concurrency.into())),

@@ -25,7 +25,7 @@ fn fixture(name: &str) -> IdempotentConsumer {
 }
 
 fn defaults() -> Defaults {
-    Defaults { sidecar_image: "registry.example/sidecar:1.0.0".into(), version: "1.0.0".into() }
+    Defaults { sidecar_image: "registry.example/sidecar:1.0.0".into(), version: "1.0.0".into(), ..Defaults::default() }
 }
 
 /// Everything that a consumer names is there.
@@ -128,6 +128,48 @@ fn only_what_the_user_asks_for_replaces_pods() {
     assert_eq!(plan_after(|c| c["spec"]["ttl"] = "12h".into()), Plan::Roll);
     assert_eq!(plan_after(|c| c["spec"]["template"]["spec"]["containers"][0]["image"] = "app:2".into()), Plan::Roll);
     assert_eq!(plan_after(|c| c["spec"]["sidecar"]["image"] = "mine:1".into()), Plan::Roll);
+}
+
+/// A consumer that leaves Redis and resources to the operator.
+fn frugal() -> IdempotentConsumer {
+    let mut consumer = serde_json::to_value(fixture("smallest")).unwrap();
+    consumer["spec"].as_object_mut().unwrap().remove("redis");
+    consumer["spec"]["sidecar"] = json!({"resources": {"requests": {"cpu": "1"}}});
+    serde_json::from_value(consumer).unwrap()
+}
+
+fn with_redis(url: &str) -> Defaults {
+    let sidecar_resources = serde_json::from_value(json!({"limits": {"memory": "1Gi"}})).unwrap();
+    Defaults { redis_url: Some(url.into()), sidecar_resources, ..defaults() }
+}
+
+#[test]
+fn what_is_left_to_the_operator_is_its_setting() {
+    let consumer = frugal();
+    let references = references(&consumer);
+    let invalid = mistakes(&consumer, &references);
+    assert_eq!(invalid.mistakes.iter().map(|mistake| &*mistake.field).collect::<Vec<_>>(), ["spec.redis.url"]);
+    let text = manifests(&build(&validate(&consumer, &references, &with_redis("redis://shared:6379"), false).unwrap()));
+    assert!(text.contains("redis://shared:6379"), "{text}");
+    let resources = deployment(&desired(&fixture("smallest"), &references))["spec"]["template"]["spec"]["initContainers"][0]
+        ["resources"]
+        .clone();
+    assert_eq!(resources, json!({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}));
+    let given = build(&validate(&consumer, &references, &with_redis("redis://shared:6379"), false).unwrap());
+    let resources = &deployment(&given)["spec"]["template"]["spec"]["initContainers"][0]["resources"];
+    assert_eq!(*resources, json!({"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}));
+}
+
+#[test]
+fn another_setting_of_the_operator_replaces_pods_when_told_to() {
+    let consumer = frugal();
+    let mut references = references(&consumer);
+    let before = build(&validate(&consumer, &references, &with_redis("redis://shared:6379"), false).unwrap());
+    references.running = Some(running(&before));
+    let plan = |url: &str, upgrade| validate(&consumer, &references, &with_redis(url), upgrade).unwrap().plan();
+    assert_eq!(plan("redis://shared:6379", false), Plan::Roll, "nothing has changed, and nothing is rolled");
+    assert_eq!(plan("redis://other:6379", false), Plan::Keep);
+    assert_eq!(plan("redis://other:6379", true), Plan::Recreate, "old and new pods would not see each other's claims");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Decides what can be asked on the command line, and with which code the process ends. I/O: reads files, prints.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -45,6 +46,49 @@ pub enum Command {
     EventId(EventIdArgs),
     /// Shows the sidecar at work, with a broker, a store and an app inside this process.
     Demo(DemoArgs),
+    /// The two sides of the chart's test, `helm test`.
+    #[command(subcommand)]
+    Smoke(SmokeCommand),
+}
+
+/// The two sides of the chart's test.
+#[derive(Debug, Subcommand)]
+pub enum SmokeCommand {
+    /// Publishes one event, and is the app that takes it. Ends on SIGTERM.
+    App(AppArgs),
+    /// Asks that app until it has its event, and prints how it came.
+    Wait(WaitArgs),
+}
+
+/// What the test's app runs with.
+#[derive(Clone, Debug, Args)]
+pub struct AppArgs {
+    /// Kafka to publish to. Default: one inside this process.
+    #[arg(long, value_name = "HOST:PORT,…")]
+    pub bootstrap_servers: Option<String>,
+    /// Port of the Kafka inside this process, on the loopback address.
+    #[arg(long, default_value_t = 9092, value_name = "PORT")]
+    pub embedded_port: u16,
+    /// Topic to publish to.
+    #[arg(long, value_name = "NAME")]
+    pub topic: String,
+    /// Socket on which the sidecar delivers.
+    #[arg(long, env = "IDEMPOTENCY_SOCKET", value_name = "FILE")]
+    pub socket: PathBuf,
+    /// Address on which it says whether the event has come.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub bind: SocketAddr,
+}
+
+/// Whom to ask, and for how long.
+#[derive(Clone, Debug, Args)]
+pub struct WaitArgs {
+    /// Where the app is.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub app: String,
+    /// How long to ask, in seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
 }
 
 /// Where the configuration is.
@@ -154,6 +198,8 @@ mod tests {
             &["sidecar", "walk"],
             &["sidecar", "demo", "--duplicates", "91"],
             &["sidecar", "demo", "--partitions", "0"],
+            &["sidecar", "smoke"],
+            &["sidecar", "smoke", "wait"],
         ] {
             assert!(Arguments::try_parse_from(wrong).is_err(), "{wrong:?}");
         }

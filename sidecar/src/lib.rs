@@ -24,5 +24,6 @@ pub mod record;
 pub mod run;
 pub mod session;
 pub mod settings;
+pub mod smoke;
 pub mod store;
 pub mod watermark;

@@ -5,8 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use sidecar::args::{self, Command, exit};
-use sidecar::{demo, event_id, logging, run};
+use sidecar::{demo, event_id, logging, run, smoke};
 use tokio::runtime::Builder;
+
+/// Static binaries link musl, whose own allocator makes every thread wait for one lock.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     logging::exit_on_panic(exit::INTERNAL.into());
@@ -21,6 +26,7 @@ fn main() -> ExitCode {
             ExitCode::from(event_id::command::run(asked, &mut io::stdout().lock(), &mut io::stderr().lock()))
         }
         Command::Demo(asked) => demo::run(&asked),
+        Command::Smoke(asked) => smoke::run(&asked),
     }
 }
 

@@ -9,6 +9,8 @@ use harness::cluster::operator::{self, Install};
 use libtest_mimic::{Arguments, Trial};
 
 mod bad_references;
+mod chart;
+mod chart_manifests;
 mod delete;
 mod evictions;
 mod hpa;
@@ -18,6 +20,7 @@ mod operator_life;
 mod pause;
 mod quickstart;
 mod quiet;
+mod rbac;
 mod redis_away;
 mod rules;
 mod scale_and_change;
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let together = libtest_mimic::run(
         &args,
         flat([
+            chart_manifests::tests(),
             quiet::tests(),
             quickstart::tests(),
             pause::tests(),
@@ -50,18 +54,25 @@ fn main() -> ExitCode {
             bad_references::tests(),
             delete::tests(),
             hpa::tests(),
+            rbac::tests(),
             rules::tests(),
         ]),
     );
     args.test_threads = Some(1);
-    let alone = libtest_mimic::run(&args, flat([operator_life::tests(), thousand::tests()]));
+    let alone = libtest_mimic::run(&args, flat([operator_life::tests(), chart::tests(), thousand::tests()]));
+    let last = libtest_mimic::run(&args, rbac::last(&args));
     harness::env::stop_shared();
-    if together.has_failed() || alone.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if [together, alone, last].iter().any(libtest_mimic::Conclusion::has_failed) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 async fn set_up() -> anyhow::Result<()> {
-    operator::install_crd().await?;
-    operator::install(&harness::cluster::client().await?, &Install::default()).await
+    let client = harness::cluster::client().await?;
+    operator::make_namespace(&client).await?;
+    operator::install(&client, &Install::default()).await
 }
 
 fn flat(tests: impl IntoIterator<Item = Vec<Trial>>) -> Vec<Trial> {

@@ -32,9 +32,6 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
-/// Consumers that are rolled at once for an upgrade, as the manifest says.
-const AT_ONCE: usize = 2;
-
 async fn it_is_killed_and_no_app_notices(space: Arc<Space>) -> anyhow::Result<()> {
     let topic = space.topic("in", 2).await?;
     space.ledger.behave(Mode::Work(20));
@@ -121,7 +118,11 @@ async fn it_is_upgraded_and_apps_follow_when_told(space: Arc<Space>) -> anyhow::
         })
         .await;
     }
-    ensure!(most <= AT_ONCE, "{most} were rolled at once, {AT_ONCE} are allowed");
+    ensure!(
+        most <= operator::UPGRADE_CONCURRENCY,
+        "{most} were rolled at once, {} are allowed",
+        operator::UPGRADE_CONCURRENCY
+    );
     ensure!(space.containers("app-1").await? == first, "one that is up to date was touched");
 
     let published = stream.stop().await?;

@@ -43,7 +43,6 @@ fn mistakes() -> Vec<Mistake> {
         Mistake(spec(json!({"topics": ["no spaces"]})), "spec.topics[0] in body should match '^[a-zA-Z0-9._-]+$'"),
         Mistake(spec(json!({"template": null})), "spec.template: Required value"),
         Mistake(spec(json!({"kafka": null})), "spec.kafka: Required value"),
-        Mistake(spec(json!({"redis": null})), "spec.redis: Required value"),
         Mistake(spec(json!({"replicas": -1})), "spec.replicas in body should be greater than or equal to 0"),
         Mistake(
             spec(json!({"delivery": {"ordering": "Any"}})),
@@ -87,8 +86,7 @@ fn mistakes() -> Vec<Mistake> {
             spec(json!({"kafka": {"tls": {"certificateFrom": secret}}})),
             "certificateFrom and keyFrom come together: set both or none",
         ),
-        Mistake(spec(json!({"redis": {"url": null}})), "spec.redis: Invalid value: set exactly one of url and urlFrom"),
-        Mistake(spec(json!({"redis": {"urlFrom": secret}})), "set exactly one of url and urlFrom"),
+        Mistake(spec(json!({"redis": {"urlFrom": secret}})), "set one of url and urlFrom, not both"),
         Mistake(spec(json!({"redis": {"url": "http://redis"}})), "must begin with redis:// or rediss:// (TLS)"),
         Mistake(spec(json!({"redis": {"url": "redis://u:secret@redis"}})), "must not hold a password"),
         Mistake(
@@ -290,7 +288,6 @@ async fn defaults_are_filled_in(space: Arc<Space>) -> anyhow::Result<()> {
         ("/spec/delivery/ordering", json!("Partition")),
         ("/spec/delivery/timeout", json!("1m")),
         ("/spec/sidecar/adminPort", json!(9464)),
-        ("/spec/sidecar/resources/requests/cpu", json!("50m")),
     ] {
         ensure!(kept.pointer(path) == Some(&value), "{path} is {:?}, not {value}: {kept:#}", kept.pointer(path));
     }

@@ -1,4 +1,4 @@
-//! Decides how tests use a Kubernetes cluster, any that `$KUBECONFIG` names: its client, and `kubectl`. I/O.
+//! Decides how tests use a Kubernetes cluster, any that `$KUBECONFIG` names: its client, `kubectl` and Helm. I/O.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,6 +12,7 @@ use tokio::process::Command;
 pub mod audit;
 pub mod consumer;
 pub mod diagnosis;
+pub mod helm;
 pub mod images;
 pub mod ledger_server;
 pub mod operator;
@@ -21,6 +22,7 @@ pub mod reporter;
 pub mod space;
 pub mod stream;
 
+pub use helm::helm;
 pub use ledger_server::LedgerServer;
 pub use protocol::{Mode, ToApp, What};
 pub use space::{SOON, START, Space, condition, trial, trial_within};
@@ -48,22 +50,26 @@ pub async fn client() -> anyhow::Result<Client> {
 /// # Errors
 /// It failed; the text is what it said.
 pub async fn kubectl(args: &[&str], input: &str) -> anyhow::Result<String> {
-    let mut command = Command::new("kubectl");
+    program("kubectl", args, input, KUBECTL).await
+}
+
+/// Runs a program that talks to the cluster, for so long at most.
+async fn program(name: &str, args: &[&str], input: &str, limit: Duration) -> anyhow::Result<String> {
+    let mut command = Command::new(name);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child =
-        command.spawn().context("cannot start kubectl: is it on PATH? `tests/cluster/enter` puts it there")?;
-    let mut stdin = child.stdin.take().context("kubectl's standard input")?;
+    let mut child = command.spawn().with_context(|| format!("cannot start {name}: `make e2e` puts it on PATH"))?;
+    let mut stdin = child.stdin.take().context("its standard input")?;
     let run = async {
         // One that fails early does not read it all.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         child.wait_with_output().await
     };
-    let what = format!("kubectl {}", args.join(" "));
-    let output =
-        tokio::time::timeout(KUBECTL, run).await.with_context(|| format!("{what}: not done in {KUBECTL:?}"))??;
+    let what = format!("{name} {}", args.join(" "));
+    let output = tokio::time::timeout(limit, run).await.with_context(|| format!("{what}: not done in {limit:?}"))??;
     if !output.status.success() {
-        bail!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let said = [output.stderr, output.stdout].concat();
+        bail!("{what}: {}", String::from_utf8_lossy(&said).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

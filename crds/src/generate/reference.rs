@@ -106,7 +106,10 @@ fn walk(root: &Value, node: &Value, path: &str, rows: &mut Vec<Row>) {
             _ if required(name) => "required".to_owned(),
             Some(Value::Null) | None => "none".to_owned(),
             // The fields of a map are listed with their own defaults.
-            Some(Value::Object(_)) => "see below".to_owned(),
+            Some(Value::Object(_)) if bare.get("properties").is_some() => "see below".to_owned(),
+            Some(Value::Object(of)) if of.is_empty() => "none".to_owned(),
+            Some(Value::Array(of)) if of.is_empty() => "none".to_owned(),
+            Some(Value::String(text)) if text.is_empty() => "none".to_owned(),
             Some(value) => format!("`{}`", value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
         };
         rows.push(Row { kind: kind(root, field), default, meaning, path: path.clone() });
@@ -115,7 +118,7 @@ fn walk(root: &Value, node: &Value, path: &str, rows: &mut Vec<Row>) {
 }
 
 /// What a field is for, and what each of its values means where they are named.
-fn meaning(root: &Value, parent: &Value, field: &Value) -> String {
+pub(super) fn meaning(root: &Value, parent: &Value, field: &Value) -> String {
     let bare = follow(root, field);
     let text = |node: &Value| node.get("description").and_then(Value::as_str).map(|t| t.replace('\n', " "));
     let valued = |node: &Value, told: &Value| {

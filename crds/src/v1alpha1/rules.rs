@@ -131,6 +131,10 @@ pub(super) fn one_of(one: &str, other: &str) -> Rule {
     rule(format!("has(self.{one}) != has(self.{other})"), format!("set exactly one of {one} and {other}"))
 }
 
+pub(super) fn at_most_one(one: &str, other: &str) -> Rule {
+    rule(format!("!has(self.{one}) || !has(self.{other})"), format!("set one of {one} and {other}, not both"))
+}
+
 pub(super) fn certificate_and_key() -> Rule {
     rule(
         "has(self.certificateFrom) == has(self.keyFrom)",

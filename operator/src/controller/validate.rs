@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crds::config::{Problems, SidecarConfig};
-use crds::v1alpha1::{IdempotentConsumer, SidecarSpec};
+use crds::v1alpha1::{IdempotentConsumer, IdempotentConsumerSpec, Resources, SidecarSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
@@ -20,19 +20,41 @@ pub use digests::Digests;
 pub use template::Template;
 
 /// What the operator brings to every consumer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Defaults {
     /// Image of the sidecar, where the consumer names none.
     pub sidecar_image: String,
     /// The operator's version.
     pub version: String,
+    /// URL of the Redis, where the consumer names none.
+    pub redis_url: Option<String>,
+    /// Compute resources of the sidecar, where the consumer says nothing.
+    pub sidecar_resources: Resources,
 }
 
 impl Defaults {
     /// What the operator brings to every consumer, in a word: it stands on Deployments.
     #[must_use]
     pub fn revision(&self) -> String {
-        format!("{}, {}", self.version, self.sidecar_image)
+        let mut revision = format!("{}, {}", self.version, self.sidecar_image);
+        for setting in [self.redis_url.clone(), serde_json::to_string(&self.sidecar_resources).ok()] {
+            if let Some(setting) = setting.filter(|setting| setting != "{}") {
+                revision.push_str(", ");
+                revision.push_str(&setting);
+            }
+        }
+        revision
+    }
+
+    /// The consumer, with what it leaves to the operator.
+    fn complete(&self, consumer: &IdempotentConsumer) -> IdempotentConsumer {
+        let mut consumer = consumer.clone();
+        let IdempotentConsumerSpec { redis, sidecar, .. } = &mut consumer.spec;
+        if redis.url.is_none() && redis.url_from.is_none() {
+            redis.url.clone_from(&self.redis_url);
+        }
+        sidecar.resources = sidecar.resources.or(&self.sidecar_resources).or(&Resources::built_in());
+        consumer
     }
 }
 
@@ -189,6 +211,8 @@ pub fn validate(
     defaults: &Defaults,
     upgrade: bool,
 ) -> Result<Validated, Invalid> {
+    let asked = &consumer.spec;
+    let consumer = &defaults.complete(consumer);
     let spec = &consumer.spec;
     let config = translate::config(consumer);
     let files = translate::files(spec);
@@ -205,7 +229,7 @@ pub fn validate(
         return Err(Invalid { mistakes });
     }
     let sidecar_image = spec.sidecar.image.clone().unwrap_or_else(|| defaults.sidecar_image.clone());
-    let digests = digests::of(consumer, references, defaults);
+    let digests = digests::of(asked, spec, references, defaults);
     let files = contents(files, references);
     let plan = rollout::plan(digests.wanted(), references.running.as_ref(), &references.pods, upgrade);
     let old_pod = rollout::old_pod(digests.wanted(), &references.pods).filter(|_| references.running.is_none());

@@ -50,7 +50,7 @@ impl World {
             client,
             listings: Listings::default(),
             stores,
-            defaults: Defaults { sidecar_image: "sidecar:1".into(), version: "1".into() },
+            defaults: Defaults { sidecar_image: "sidecar:1".into(), version: "1".into(), ..Defaults::default() },
             upgrade,
             slots: Mutex::new(Slots::new(1)),
             memory: Memory::default(),
@@ -74,7 +74,11 @@ impl World {
             client,
             listings: Listings::default(),
             stores: world.context.stores.clone(),
-            defaults: Defaults { sidecar_image: format!("sidecar:{version}"), version: version.into() },
+            defaults: Defaults {
+                sidecar_image: format!("sidecar:{version}"),
+                version: version.into(),
+                ..Defaults::default()
+            },
             upgrade,
             slots: Mutex::new(Slots::new(1)),
             memory: Memory::default(),

@@ -36,7 +36,7 @@ start_apiserver() {
     --service-account-issuer=https://kubernetes.default.svc.cluster.local
     --service-account-key-file="$pki/service-account.pub" --service-account-signing-key-file="$pki/service-account.key"
     --service-cluster-ip-range=10.96.0.0/16
-    "--authorization-mode=Node,RBAC" --enable-admission-plugins=NodeRestriction --allow-privileged=true
+    "--authorization-mode=Node,RBAC" --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement --allow-privileged=true
     # Written before the answer is sent, and to one file: a test may count right after its request.
     --audit-policy-file="$etc/audit-policy.yaml" --audit-log-path="$home/log/audit.log"
     --audit-log-mode=blocking --audit-log-maxsize=100000

@@ -94,6 +94,14 @@ impl Audit {
         Ok(Self { path, from })
     }
 
+    /// From its beginning.
+    ///
+    /// # Errors
+    /// There is no audit log to read.
+    pub fn whole() -> anyhow::Result<Self> {
+        Ok(Self { from: 0, ..Self::from_now()? })
+    }
+
     /// The requests since, of those users whose name ends so.
     ///
     /// # Errors

@@ -21,6 +21,12 @@ pub fn app() -> String {
     named("E2E_APP_IMAGE", "localhost/idempotent-consumer/ledger-app:e2e")
 }
 
+/// A Redis, for the chart's own.
+#[must_use]
+pub fn redis() -> String {
+    named("E2E_REDIS_IMAGE", "localhost/idempotent-consumer/redis-server:e2e")
+}
+
 /// The second tag of an image.
 #[must_use]
 pub fn next(image: &str) -> String {

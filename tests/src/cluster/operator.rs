@@ -1,29 +1,39 @@
 //! Decides how tests install, upgrade, kill and question the operator. I/O.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
+use serde_json::{Value, json};
 
+use super::helm::{chart, helm, values};
 use super::{images, kubectl};
-use crate::in_repo;
 use crate::wait::patiently;
 
 /// Its namespace.
 pub const NAMESPACE: &str = "idempotent-consumer";
+/// Its Helm release.
+pub const RELEASE: &str = "idempotent-consumer";
 /// How the API server's audit log calls it.
-pub const USER: &str = "system:serviceaccount:idempotent-consumer:operator";
+pub const USER: &str = "system:serviceaccount:idempotent-consumer:idempotent-consumer-operator";
+/// Consumers that it rolls at once for an upgrade.
+pub const UPGRADE_CONCURRENCY: usize = 2;
 /// Its Deployment.
-const DEPLOYMENT: &str = "operator";
+const DEPLOYMENT: &str = "idempotent-consumer-operator";
+/// Its lease.
+const LEASE: &str = "idempotent-consumer-operator";
+/// Label of its pods.
+const LABEL: &str = "app.kubernetes.io/component=operator";
 /// How long it may take to start, or to be replaced.
 const START: Duration = Duration::from_secs(90);
 
 /// How it is installed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Install {
     /// Its image.
     pub image: String,
@@ -31,42 +41,97 @@ pub struct Install {
     pub sidecar_image: String,
     /// `OnChange`, or `Rolling`.
     pub upgrade: &'static str,
+    /// What else the chart is told.
+    pub values: Value,
+    /// The chart's folder.
+    pub chart: PathBuf,
 }
 
 impl Default for Install {
     fn default() -> Self {
-        Self { image: images::operator(), sidecar_image: images::sidecar(), upgrade: "OnChange" }
+        Self {
+            image: images::operator(),
+            sidecar_image: images::sidecar(),
+            upgrade: "OnChange",
+            values: json!({}),
+            chart: chart(),
+        }
     }
 }
 
-/// Applies the resource's definition, as `operator crd` prints it.
+/// Makes its namespace, under Pod Security `restricted`.
 ///
 /// # Errors
 /// It was refused.
-pub async fn install_crd() -> anyhow::Result<()> {
-    let crd = serde_json::to_string(&crds::v1alpha1::crd()?)?;
-    kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &crd).await?;
-    let name = "crd/idempotentconsumers.idempotency.dev";
-    kubectl(&["wait", "--for=condition=Established", "--timeout=30s", name], "").await?;
+pub async fn make_namespace(client: &Client) -> anyhow::Result<()> {
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    });
+    let all: Api<Namespace> = Api::all(client.clone());
+    all.patch(NAMESPACE, &PatchParams::apply("e2e"), &Patch::Apply(namespace)).await?;
     Ok(())
 }
 
-/// Applies its manifests, and waits until it is rolled out and one of its pods leads.
+/// Installs the chart, or upgrades it, and waits until it is rolled out and one of its pods leads.
 ///
 /// # Errors
-/// They were refused.
+/// Helm failed.
 ///
 /// # Panics
 /// It is not rolled out within a minute and a half.
 pub async fn install(client: &Client, install: &Install) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(in_repo("tests/e2e/manifests/operator.yaml"))?;
-    let text = text
-        .replace("$OPERATOR_IMAGE", &install.image)
-        .replace("$SIDECAR_IMAGE", &install.sidecar_image)
-        .replace("$UPGRADE", install.upgrade);
-    kubectl(&["apply", "--server-side", "--force-conflicts", "--filename=-"], &text).await?;
+    let chart = install.chart.to_str().context("a path in UTF-8")?;
+    let values = values(install).to_string();
+    helm(&["upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--values=-"], &values).await?;
+    let name = "crd/idempotentconsumers.idempotency.dev";
+    kubectl(&["wait", "--for=condition=Established", "--timeout=30s", name], "").await?;
     rolled_out(client).await;
     leader(client).await;
+    Ok(())
+}
+
+/// Ends its pods and waits for that; everything else of the release stays. Whoever takes its permissions away while it runs makes it ask
+/// for what it may not do any more.
+///
+/// # Errors
+/// Helm failed.
+///
+/// # Panics
+/// They have not ended within a minute and a half.
+pub async fn stop(client: &Client) -> anyhow::Result<()> {
+    let chart = chart();
+    let chart = chart.to_str().context("a path in UTF-8")?;
+    let none = "--set=operator.replicas=0";
+    helm(&["upgrade", RELEASE, chart, "--namespace", NAMESPACE, "--reuse-values", none], "").await?;
+    ended(client).await;
+    Ok(())
+}
+
+/// Waits until none of its pods is left.
+///
+/// # Panics
+/// One is, after a minute and a half.
+pub async fn ended(client: &Client) {
+    patiently("the operator's pods have ended", START, async || {
+        let left = pods(client).await?.len();
+        ensure!(left == 0, "{left} pods");
+        Ok(())
+    })
+    .await;
+}
+
+/// Takes the release away.
+///
+/// # Errors
+/// Helm failed.
+///
+/// # Panics
+/// Its pods have not ended within a minute and a half.
+pub async fn uninstall(client: &Client) -> anyhow::Result<()> {
+    stop(client).await?;
+    helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"], "").await?;
     Ok(())
 }
 
@@ -94,7 +159,7 @@ pub async fn rolled_out(client: &Client) {
 /// They can't be listed.
 pub async fn pods(client: &Client) -> anyhow::Result<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    Ok(api.list(&ListParams::default().labels("app=operator")).await?.items)
+    Ok(api.list(&ListParams::default().labels(LABEL)).await?.items)
 }
 
 /// The most memory that the leading operator's process has had, in bytes.
@@ -126,8 +191,7 @@ pub async fn peak_memory(client: &Client) -> anyhow::Result<u64> {
 pub async fn leader(client: &Client) -> String {
     let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     patiently("a pod of the operator leads", START, async || {
-        let all = leases.list(&ListParams::default()).await?.items;
-        let lease = all.first().context("there is no lease")?;
+        let lease = leases.get(LEASE).await?;
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
         let pods = pods(client).await?;
         let alive = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use crds::v1alpha1::{IdempotentConsumer, IdempotentConsumerSpec};
+use crds::v1alpha1::IdempotentConsumerSpec;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -26,9 +26,14 @@ impl Digests {
     }
 }
 
-pub(super) fn of(consumer: &IdempotentConsumer, references: &References, defaults: &Defaults) -> Digests {
-    let spec = &consumer.spec;
-    let asked = json!([asked(spec), self::references(&references.values, &references.secret)]);
+/// `spec` is what was `asked` for, with what it leaves to the operator.
+pub(super) fn of(
+    asked: &IdempotentConsumerSpec,
+    spec: &IdempotentConsumerSpec,
+    references: &References,
+    defaults: &Defaults,
+) -> Digests {
+    let asked = json!([self::asked(asked), self::references(&references.values, &references.secret)]);
     Digests { input: digest(&asked), identity: digest(&identity(spec, references)), revision: defaults.revision() }
 }
 
