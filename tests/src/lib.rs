@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod cluster;
+pub mod decorator;
 pub mod env;
 pub mod fault;
 pub mod flow;
