@@ -9,6 +9,7 @@ pub mod env;
 pub mod fault;
 pub mod flow;
 pub mod http;
+pub mod huleedu;
 pub mod kafka;
 pub mod ledger;
 pub mod offsets;
