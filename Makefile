@@ -3,6 +3,7 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit, integration and end-to-end tests
 #   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
+#   make e2e-huleedu   of these the four services of examples/huleedu alone: a batch of essays, duplicates, pods that are killed
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
@@ -18,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test e2e bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
+.PHONY: demo test e2e e2e-huleedu bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
   cluster-up cluster-down
 
 demo: setup-build
@@ -35,6 +36,9 @@ test: setup fmt-check clippy
 e2e:
 	[ -n "$${KUBECONFIG:-}" ] || scripts/setup e2e
 	tests/e2e/run $(ARGS)
+
+e2e-huleedu:
+	$(MAKE) e2e ARGS=huleedu
 
 bench:
 	scripts/setup bench

@@ -1,5 +1,5 @@
 //! Decides which tests run against a Kubernetes cluster, and how: the operator is installed once, tests share it, and those that
-//! replace it or count its requests run alone. A test that cannot run here fails and says what is missing. I/O.
+//! replace it, count its requests, or need the whole machine, run alone. A test that cannot run here fails and says what is missing. I/O.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this crate is tests: a panic here is a failed test")]
 #![allow(clippy::print_stderr, reason = "tests talk to the person who runs them")]
 
@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Trial};
 mod bad_references;
 mod delete;
 mod hpa;
+mod huleedu;
 mod kills;
 mod lifecycle;
 mod operator_life;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         ]),
     );
     args.test_threads = Some(1);
-    let alone = libtest_mimic::run(&args, flat([operator_life::tests(), thousand::tests()]));
+    let alone = libtest_mimic::run(&args, flat([huleedu::tests(), operator_life::tests(), thousand::tests()]));
     harness::env::stop_shared();
     if together.has_failed() || alone.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
