@@ -3,6 +3,7 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit, integration and end-to-end tests
 #   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
+#   make e2e-huleedu   of these the four services of examples/huleedu alone: a batch of essays, duplicates, pods that are killed
 #   make faults  faults at random over real Kafka, real Redis and the sidecar, for half an hour; a few minutes of it are part of `make test`
 #                (ARGS="--rounds 1 --seconds 60 --seed 7" chooses, ARGS=--write keeps the tables)
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
@@ -23,7 +24,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test e2e faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
+.PHONY: demo test e2e e2e-huleedu faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
   install-manifest release-files cluster-up cluster-down kind-up kind-e2e kind-down
 
 demo: setup-build
@@ -41,6 +42,9 @@ test: setup fmt-check clippy
 e2e:
 	[ -n "$${KUBECONFIG:-}" ] || scripts/setup e2e
 	tests/e2e/run $(ARGS)
+
+e2e-huleedu:
+	$(MAKE) e2e ARGS=huleedu
 
 # Built as for the tests, which have the sidecar's fail points.
 faults: setup

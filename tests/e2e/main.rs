@@ -1,5 +1,5 @@
 //! Decides which tests run against a Kubernetes cluster, and how: the operator is installed once, tests share it, and those that
-//! replace it or count its requests run alone. A test that cannot run here fails and says what is missing. I/O.
+//! replace it, count its requests, or need the whole machine, run alone. A test that cannot run here fails and says what is missing. I/O.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this crate is tests: a panic here is a failed test")]
 #![allow(clippy::print_stderr, reason = "tests talk to the person who runs them")]
 
@@ -14,6 +14,7 @@ mod chart_manifests;
 mod delete;
 mod evictions;
 mod hpa;
+mod huleedu;
 mod kills;
 mod lifecycle;
 mod operator_life;
@@ -59,7 +60,10 @@ fn main() -> ExitCode {
         ]),
     );
     args.test_threads = Some(1);
-    let alone = libtest_mimic::run(&args, flat([operator_life::tests(), chart::tests(), thousand::tests()]));
+    let alone = libtest_mimic::run(
+        &args,
+        flat([huleedu::tests(), operator_life::tests(), chart::tests(), thousand::tests()]),
+    );
     let last = libtest_mimic::run(&args, rbac::last(&args));
     harness::env::stop_shared();
     if [together, alone, last].iter().any(libtest_mimic::Conclusion::has_failed) {

@@ -1,16 +1,16 @@
 //! Shows the first thing that a stranger does: `kubectl apply -f examples/quickstart/`, and 5,000 events with 30 % duplicates.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use crds::conditions::PROTECTED;
+use harness::cluster::outside::service;
 use harness::cluster::{Space, kubectl, trial_within};
 use harness::in_repo;
 use harness::wait::patiently;
 use libtest_mimic::Trial;
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![trial_within(
@@ -74,24 +74,4 @@ async fn five_thousand_events_take_effect_once(space: Arc<Space>) -> anyhow::Res
     ensure!(head == wanted, "{table}");
     ensure!(row[..6] == ["orders", "True", "True", "2", "2", "0"] && row[6].parse::<i64>()? >= duplicates, "{table}");
     Ok(())
-}
-
-/// A name in the namespace for a server outside of the cluster.
-fn service(name: &str, port: u16, address: SocketAddr) -> [Value; 2] {
-    [
-        json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name},
-            "spec": {"ports": [{"port": port, "targetPort": address.port()}]},
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4",
-            "ports": [{"port": address.port()}],
-            "endpoints": [{"addresses": [address.ip().to_string()]}],
-        }),
-    ]
 }

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 mod app_lifecycle;
+mod beside_decorator;
 mod drain;
+mod huleedu;
 mod once;
 mod ordering;
 mod outcomes;
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
     let tests = [
         smoke::tests(),
         store_conformance::tests(),
+        // The longest first.
+        huleedu::tests(),
+        beside_decorator::tests(),
         once::tests(),
         outcomes::tests(),
         ordering::tests(),

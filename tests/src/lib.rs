@@ -4,10 +4,12 @@
 
 pub mod app;
 pub mod cluster;
+pub mod decorator;
 pub mod env;
 pub mod fault;
 pub mod flow;
 pub mod http;
+pub mod huleedu;
 pub mod kafka;
 pub mod ledger;
 pub mod link;

@@ -1,7 +1,7 @@
 //! Decides which images the tests run. Pure, but for the environment.
 //!
-//! `tests/cluster/image` makes them for the node without Docker; on kind, `kind load` brings them. Each has two tags, since upgrades
-//! are shown: what the second holds may be the same.
+//! `tests/cluster/image` makes them for the node without Docker; on kind, `kind load` brings them. The first three have two tags each,
+//! since upgrades are shown: what the second holds may be the same.
 
 /// The operator.
 #[must_use]
@@ -25,6 +25,12 @@ pub fn app() -> String {
 #[must_use]
 pub fn redis() -> String {
     named("E2E_REDIS_IMAGE", "localhost/idempotent-consumer/redis-server:e2e")
+}
+
+/// The four services of `examples/huleedu`.
+#[must_use]
+pub fn huleedu() -> String {
+    named("E2E_HULEEDU_IMAGE", "localhost/idempotent-consumer/huleedu:e2e")
 }
 
 /// The second tag of an image.

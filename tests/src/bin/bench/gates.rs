@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crds::config::{Ordering, SidecarConfig};
-use harness::in_repo;
+use harness::decorator::{self, Places};
 use harness::process::{Process, Program, built};
 use serde_json::json;
 
@@ -59,21 +59,12 @@ impl Gate {
 
     /// Starts it. It logs what it logs in production, into a file in `dir`.
     pub(crate) fn start(self, dir: &Path, places: &Places<'_>) -> anyhow::Result<Process> {
-        let Places { kafka, topic, group, redis, socket } = *places;
-        let program = match self {
-            Self::Decorator | Self::DecoratorTuned => {
-                let python = in_repo(".cache/bench-venv/bin/python");
-                anyhow::ensure!(python.is_file(), "the decorator's packages are missing: run tests/bench/venv");
-                let program = Program::new(self.name(), python).arg(in_repo("tests/bench/decorator.py"));
-                if self == Self::DecoratorTuned { program.args(["--auto-commit", "--uvloop"]) } else { program }
-            }
-            Self::Naive => Program::new(self.name(), std::env::current_exe()?).arg("naive"),
-            Self::One | Self::Keys | Self::Batch => return self.sidecar(dir, places),
-        };
-        program
-            .args(["--kafka", kafka, "--topic", topic, "--group", group, "--redis", redis, "--socket"])
-            .arg(socket)
-            .start(dir)
+        match self {
+            Self::Decorator => decorator::start(dir, self.name(), places, &[]),
+            Self::DecoratorTuned => decorator::start(dir, self.name(), places, &["--auto-commit", "--uvloop"]),
+            Self::Naive => naive(dir, self.name(), places),
+            Self::One | Self::Keys | Self::Batch => self.sidecar(dir, places),
+        }
     }
 
     fn sidecar(self, dir: &Path, places: &Places<'_>) -> anyhow::Result<Process> {
@@ -101,12 +92,10 @@ impl Gate {
     }
 }
 
-/// Where a gate finds everything.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Places<'a> {
-    pub(crate) kafka: &'a str,
-    pub(crate) topic: &'a str,
-    pub(crate) group: &'a str,
-    pub(crate) redis: &'a str,
-    pub(crate) socket: &'a Path,
+fn naive(dir: &Path, name: &str, places: &Places<'_>) -> anyhow::Result<Process> {
+    let Places { kafka, topic, group, redis, socket } = *places;
+    Program::new(name, std::env::current_exe()?)
+        .args(["naive", "--kafka", kafka, "--topic", topic, "--group", group, "--redis", redis, "--socket"])
+        .arg(socket)
+        .start(dir)
 }

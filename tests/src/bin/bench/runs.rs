@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use harness::decorator::Places;
 use harness::kafka::Kafka;
 use harness::offsets::Offsets;
 use harness::process::{Process, Program};
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::app::{Client, Count};
-use crate::gates::{Gate, Places};
+use crate::gates::Gate;
 use crate::measure;
 
 /// How long a gate may take until its first event, and a fast one for all of them.

@@ -1,0 +1,1 @@
+"""Four services of an essay platform, each behind an idempotency sidecar."""
