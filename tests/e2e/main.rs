@@ -60,10 +60,8 @@ fn main() -> ExitCode {
         ]),
     );
     args.test_threads = Some(1);
-    let alone = libtest_mimic::run(
-        &args,
-        flat([huleedu::tests(), operator_life::tests(), chart::tests(), thousand::tests()]),
-    );
+    let alone =
+        libtest_mimic::run(&args, flat([huleedu::tests(), operator_life::tests(), chart::tests(), thousand::tests()]));
     let last = libtest_mimic::run(&args, rbac::last(&args));
     harness::env::stop_shared();
     if [together, alone, last].iter().any(libtest_mimic::Conclusion::has_failed) {
