@@ -52,11 +52,13 @@ pub struct Object {
 }
 
 /// What became of a request.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Status {
     /// The HTTP code.
     pub code: u16,
+    /// Why, where it was refused.
+    pub message: String,
 }
 
 impl Request {
@@ -64,6 +66,19 @@ impl Request {
     #[must_use]
     pub fn writes(&self) -> bool {
         ["create", "update", "patch", "delete", "deletecollection"].contains(&self.verb.as_str())
+    }
+
+    /// It was refused for want of a permission. Who writes into a namespace that ends gets the same code.
+    #[must_use]
+    pub fn lacks_permission(&self) -> bool {
+        let Status { code, message } = &self.response_status;
+        matches!(code, 401 | 403) && !message.contains("because it is being terminated")
+    }
+
+    /// It made something: what is applied and not there is created, which takes that permission, too.
+    #[must_use]
+    pub fn creates(&self) -> bool {
+        self.response_status.code == 201
     }
 
     /// `patch deployments/scale`.
