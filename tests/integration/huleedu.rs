@@ -141,7 +141,7 @@ async fn a_rejected_event_is_done(env: Env) -> anyhow::Result<()> {
 }
 
 async fn a_batch_goes_through_all_four_while_redis_goes_away(env: Env) -> anyhow::Result<()> {
-    const ESSAYS: usize = 60;
+    const ESSAYS: usize = 100;
     const PARTITIONS: i32 = 2;
     let kafka = env.kafka().await?;
     for (topic, partitions) in TOPICS.map(|topic| (topic, PARTITIONS)).into_iter().chain([(DEAD_LETTERS, 1)]) {

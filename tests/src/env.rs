@@ -70,7 +70,7 @@ impl Env {
         }
         let kafka = Arc::new(match named("E2E_KAFKA") {
             Some(bootstrap) => Kafka::of_others(bootstrap)?,
-            None => Kafka::start().await?,
+            None => Kafka::start_steady().await?,
         });
         *shared = Some(Arc::clone(&kafka));
         Ok(kafka)

@@ -46,13 +46,25 @@ pub struct Listener {
 /// For tests: Java's quick compiler alone. The broker starts in 60 % of the time, and takes 40 % less CPU from the tests.
 const QUICK: &[&str] = &["-XX:TieredStopAtLevel=1"];
 
+/// While a broker is taken for dead it tells its clients that there are no brokers, and librdkafka never comes back from that
+/// (its issue 5301): of two with the same key the last counts.
+const STEADY: &str = "broker.session.timeout.ms=60000\n";
+
 impl Kafka {
     /// Formats a new storage folder, starts a broker on it, and waits until it answers.
     ///
     /// # Errors
     /// Java or the jars are missing, or the broker ended; the text holds its output.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_with(QUICK, &[]).await
+        Self::start_with(QUICK, "", &[]).await
+    }
+
+    /// As [`Kafka::start`], for a broker that nobody kills: it is not taken for dead when the machine is busy.
+    ///
+    /// # Errors
+    /// As for [`Kafka::start`].
+    pub async fn start_steady() -> anyhow::Result<Self> {
+        Self::start_with(QUICK, STEADY, &[]).await
     }
 
     /// As [`Kafka::start`], with further listeners.
@@ -60,7 +72,7 @@ impl Kafka {
     /// # Errors
     /// As for [`Kafka::start`].
     pub async fn start_behind(links: &[Listener]) -> anyhow::Result<Self> {
-        Self::start_with(QUICK, links).await
+        Self::start_with(QUICK, "", links).await
     }
 
     /// As [`Kafka::start`], with Java's full compiler: slow at first, then as fast as in production.
@@ -68,7 +80,7 @@ impl Kafka {
     /// # Errors
     /// As for [`Kafka::start`].
     pub async fn start_for_bench() -> anyhow::Result<Self> {
-        Self::start_with(&[], &[]).await
+        Self::start_with(&[], "", &[]).await
     }
 
     /// One that somebody else runs: it can't be stopped or started here.
@@ -86,13 +98,13 @@ impl Kafka {
         })
     }
 
-    async fn start_with(java: &'static [&'static str], links: &[Listener]) -> anyhow::Result<Self> {
+    async fn start_with(java: &'static [&'static str], more: &str, links: &[Listener]) -> anyhow::Result<Self> {
         let mut tries = 0;
         loop {
             tries += 1;
             let (dir, port) = (TempDir::with_prefix("kafka-")?, port::free()?);
             let mut kafka = Self { process: None, dir, port, java, others: None, links: links.to_vec() };
-            kafka.format()?;
+            kafka.format(more)?;
             match kafka.restart().await {
                 Ok(()) => return Ok(kafka),
                 // Somebody took the port between our look and the broker's bind.
@@ -265,7 +277,7 @@ impl Kafka {
         Ok(self.client_config().create()?)
     }
 
-    fn format(&self) -> anyhow::Result<()> {
+    fn format(&self, more: &str) -> anyhow::Result<()> {
         let (dir, port) = (self.dir.path(), self.port);
         let controller = port::free()?;
         let mut text = std::fs::read_to_string(in_repo("tests/kafka/server.properties"))?;
@@ -281,7 +293,7 @@ impl Kafka {
             text,
             "\nlisteners={own}{listen}\nadvertised.listeners={own}{advertise}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
-             controller.quorum.bootstrap.servers={host}:{controller}\nlog.dirs={}\n",
+             controller.quorum.bootstrap.servers={host}:{controller}\nlog.dirs={}\n{more}",
             dir.join("data").display()
         )?;
         let properties = dir.join("server.properties");

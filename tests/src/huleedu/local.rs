@@ -55,7 +55,7 @@ impl Running {
             .env("REDIS_URL", redis)
             .env("IDEMPOTENCY_SOCKET", &socket)
             .env("HEALTH_PORT", port::free()?.to_string())
-            .env("WORK_MS", "5")
+            .env("WORK_MS", "20")
             .start(env.dir())?;
         let mut config = rendered(service)?;
         config.group = env.name(service.name());
