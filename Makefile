@@ -3,6 +3,7 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit, integration and end-to-end tests
 #   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
+#   make model   every interleaving of the claim protocol in small worlds, and what breaks without each of its clauses: minutes
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
@@ -18,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test e2e bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
+.PHONY: demo test model e2e bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist \
   cluster-up cluster-down
 
 demo: setup-build
@@ -30,6 +31,11 @@ demo: setup-build
 test: setup fmt-check clippy
 	cargo test $(PROFILE) --workspace
 	$(MAKE) e2e
+
+# With the features of the whole workspace, so that nothing is compiled twice.
+model: setup-build
+	cargo build $(PROFILE) --workspace --bin model
+	target=$${CARGO_TARGET_DIR:-target}; "$$target/release/model" $(ARGS)
 
 # On a node of its own, or on the cluster that KUBECONFIG names; tests/e2e/run says with which variables. ARGS=quickstart runs one.
 e2e:
