@@ -12,8 +12,10 @@ use crate::world::{
 pub(crate) fn step(config: &Config, world: &World, action: Action) -> World {
     let mut world = world.clone();
     let mut turn = Turn { config, world: &mut world };
-    if is_fault(action) {
-        turn.world.faults -= 1;
+    // While the store is away that no answer comes is no further fault.
+    let of_outage = matches!(action, Action::NoReply(s, _) if turn.world.sidecars[usize::from(s)].away);
+    if is_fault(action) && !of_outage {
+        turn.world.faults = turn.world.faults.saturating_sub(1);
     }
     turn.act(action);
     // Whatever a sidecar hears of, it then moves everything that moves at once; the others don't notice.
@@ -291,7 +293,9 @@ impl Turn<'_> {
     fn gone(&mut self, session: u8) {
         self.world.alive &= !(1 << session);
         let s = sidecar_of(session);
-        if self.world.sidecars[s].fresh {
+        // Who is cut off from the store can't renew, and its session ends there: window 3 as well as 6.
+        let window = if self.world.sidecars[s].away { 3 } else { 6 };
+        if self.world.sidecars[s].fresh && window == 6 {
             return;
         }
         for k in slots() {
@@ -302,7 +306,7 @@ impl Turn<'_> {
                 _ => continue,
             };
             if under == session {
-                self.excuse(k % EVENTS, 6);
+                self.excuse(k % EVENTS, window);
             }
         }
     }

@@ -55,7 +55,7 @@ pub fn controls() -> Vec<Control> {
         (Clause::Watermark, unordered, 0, 0, LOSS),
         (Clause::ParkedGoOn, CROSSWISE, 1, RENEWAL, STUCK),
         (Clause::FreshIds, CROSSWISE, 1, CRASH, STUCK),
-        (Clause::DoneBeforeCommit, CROSSWISE, 1, NETWORK, None),
+        (Clause::DoneBeforeCommit, Config { instant: true, ..CROSSWISE }, 1, NETWORK, None),
         (Clause::DoneUnconditional, CROSSWISE, 1, LAPSE, None),
         (Clause::ReleaseConfirmed, CROSSWISE, 1, UNREACHABLE, STUCK),
     ];
@@ -83,6 +83,7 @@ pub fn protocol(slice: bool) -> Vec<Config> {
         batch,
         ..CROSSWISE
     };
+    let instant = |name, faults| Config { name, budget: 1, faults, instant: true, ..CROSSWISE };
     let three = |name, budget, faults| {
         let records: [&[u8]; 2] = [&[0, 1], &[1, 0]];
         Config { name, budget, faults, sidecars: 3, records, instant: true, ..CROSSWISE }
@@ -94,7 +95,10 @@ pub fn protocol(slice: bool) -> Vec<Config> {
         crosswise("the app is not reached", 1, UNREACHABLE),
         letters("dead letters, also refused ones", 2, REJECT | COPY),
         ordered("in batches, by partition", Ordering::Partition, 2),
-        ordered("by key", Ordering::Key, 1),
+        Config {
+            records: [&[0, 1, 2], &[1, 0]],
+            ..ordered("by key, three records in one partition", Ordering::Key, 1)
+        },
         ordered("unordered", Ordering::Unordered, 1),
         crosswise("partitions revoked", 1, REVOKE),
         crosswise("a done or a claim outlives its TTL", 1, TTL | AGE),
@@ -106,9 +110,9 @@ pub fn protocol(slice: bool) -> Vec<Config> {
             crosswise("a session ends", 1, LAPSE),
             crosswise("a renewal is late", 1, RENEWAL),
             crosswise("requests and replies lost and late", 1, NETWORK),
-            crosswise("the store is away, policy Open", 1, AWAY),
-            crosswise("the store comes back empty", 1, FLUSH),
-            crosswise("a failover loses the last writes", 1, FAILOVER),
+            instant("the store is away, policy Open", AWAY),
+            instant("the store comes back empty", FLUSH),
+            instant("a failover loses the last writes", FAILOVER),
             three("three sidecars, one dies", 1, CRASH),
         ]);
     }
