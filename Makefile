@@ -3,6 +3,7 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit, integration and end-to-end tests
 #   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
+#   make model   every interleaving of the claim protocol in small worlds, and what breaks without each of its clauses: minutes
 #   make e2e-huleedu   of these the four services of examples/huleedu alone: a batch of essays, duplicates, pods that are killed
 #   make faults  faults at random over real Kafka, real Redis and the sidecar, for half an hour; a few minutes of it are part of `make test`
 #                (ARGS="--rounds 1 --seconds 60 --seed 7" chooses, ARGS=--write keeps the tables)
@@ -24,7 +25,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test e2e e2e-huleedu faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
+.PHONY: demo test model e2e e2e-huleedu faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
   install-manifest release-files cluster-up cluster-down kind-up kind-e2e kind-down
 
 demo: setup-build
@@ -37,6 +38,11 @@ test: setup fmt-check clippy
 	cargo test $(PROFILE) --workspace
 	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults --rounds 1 --seconds 150
 	$(MAKE) e2e
+
+# With the features of the whole workspace, so that nothing is compiled twice.
+model: setup-build
+	cargo build $(PROFILE) --workspace --bin model
+	target=$${CARGO_TARGET_DIR:-target}; "$$target/release/model" $(ARGS)
 
 # On a node of its own, or on the cluster that KUBECONFIG names; tests/e2e/run says with which variables. ARGS=quickstart runs one.
 e2e:

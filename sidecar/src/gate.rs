@@ -360,6 +360,11 @@ impl Gate {
     /// Does what is due at this moment: timers, sessions, the write-back.
     pub fn poll(&mut self, now: Time) {
         self.poll_sessions(now);
+        // A session that seemed to have run out is current again when its late renewal is confirmed: no new one is opened then, for
+        // which they would wait.
+        if !self.parked.is_empty() && self.sessions.current(now).is_some() {
+            self.restart_parked(now);
+        }
         while let Some(Reverse((_, serial, at))) = self.timers.peek().filter(|Reverse((due, ..))| *due <= now).copied()
         {
             self.timers.pop();

@@ -53,6 +53,20 @@ fn a_renewal_does_not_wait_behind_claims() {
 }
 
 #[test]
+fn what_was_asked_for_while_a_renewal_was_late_goes_on_once_that_is_confirmed() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.now = rig.now + (SESSION_TTL - Duration::from_secs(1));
+    let renewal = rig.sent();
+    assert!(matches!(&renewal[..], [(Token::Session(Demand::Renew(_)), _)]), "{renewal:?}");
+    rig.pass(1_500);
+    rig.request(1, 1);
+    assert_eq!(rig.gate.stance(1, &key(1)), Stance::Parked, "the session has run out, as far as is known");
+    rig.reply(renewal);
+    rig.settle_down();
+    assert_eq!(rig.granted(1).unwrap().session(), Some(session(1)), "and it has not, as the answer tells");
+}
+
+#[test]
 fn close_ends_every_session() {
     let mut rig = Rig::open(FailurePolicy::Open);
     rig.gate.close();
