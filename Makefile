@@ -55,7 +55,7 @@ e2e-huleedu:
 # Built as for the tests, which have the sidecar's fail points.
 faults: setup
 	cargo test $(PROFILE) --workspace --no-run
-	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults $(or $(ARGS),--rounds 12 --seconds 130 --write)
+	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults $(or $(ARGS),--rounds 9 --seconds 140 --rate 400 --write)
 
 bench:
 	scripts/setup bench

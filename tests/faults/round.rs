@@ -21,7 +21,7 @@ use crate::schedule::Lane;
 use crate::world::{DEAD, GROUP, PODS, Setup, TOPIC, World, kinds};
 
 /// Faults at once.
-const LANES: u64 = 2;
+const LANES: u64 = 3;
 /// How long all may take to settle when nothing is wrong any more.
 const SETTLED: Duration = Duration::from_secs(120);
 /// How often it is looked what is committed.
