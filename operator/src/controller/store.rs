@@ -94,6 +94,7 @@ struct Seen {
 /// # Guarantees
 /// - An event that changes nothing of what is kept wakes nobody.
 /// - A deletion always wakes, one that was missed and shows at the next listing too.
+/// - Nobody is woken for what the shelf does not show yet: a consumer that is not found is not looked for again.
 pub struct Keeper<K: Resource + Clone + 'static>
 where
     K::DynamicType: Eq + Hash + Clone,
@@ -103,6 +104,8 @@ where
     seen: HashMap<Key, Seen>,
     /// What the listing under way has brought.
     listed: Option<HashSet<Key>>,
+    /// Whom it wakes once it is done: only then does the shelf show what it has brought.
+    waking: Vec<Key>,
     strip: fn(&mut K),
     digest: fn(&K) -> u64,
     concerns: Concerns<K>,
@@ -126,7 +129,7 @@ where
     pub fn new(dynamic: K::DynamicType, strip: fn(&mut K), digest: fn(&K) -> u64, concerns: Concerns<K>) -> Self {
         let writer = Writer::new(dynamic.clone());
         let shelf = Shelf { store: writer.as_reader(), index: Arc::default(), dynamic };
-        Self { writer, shelf, seen: HashMap::new(), listed: None, strip, digest, concerns }
+        Self { writer, shelf, seen: HashMap::new(), listed: None, waking: Vec::new(), strip, digest, concerns }
     }
 
     /// Where others read what is kept.
@@ -150,11 +153,13 @@ where
                 if let Some(listed) = &mut self.listed {
                     listed.insert(Key::of(object));
                 }
-                self.note(object)
+                let wake = self.note(object);
+                self.waking.extend(wake);
+                Vec::new()
             }
             Event::Apply(object) => self.note(object),
             Event::Delete(object) => self.forget(&Key::of(object)).into_iter().chain((self.concerns)(object)).collect(),
-            Event::InitDone => gone,
+            Event::InitDone => gone.into_iter().chain(std::mem::take(&mut self.waking)).collect(),
         }
     }
 

@@ -45,10 +45,21 @@ fn a_deletion_that_was_missed_wakes_at_the_next_listing() {
     keeper.take(Event::Init);
     keeper.take(Event::InitApply(config_map("a", Some("one"), "1")));
     keeper.take(Event::InitApply(config_map("b", Some("two"), "1")));
-    assert!(keeper.take(Event::InitDone).is_empty());
+    assert_eq!(names(&keeper.take(Event::InitDone)), ["one", "two"]);
     keeper.take(Event::Init);
     assert!(keeper.take(Event::InitApply(config_map("b", Some("two"), "1"))).is_empty());
     assert_eq!(names(&keeper.take(Event::InitDone)), ["one"]);
+}
+
+#[test]
+fn nobody_is_woken_before_the_shelf_shows_what_a_listing_has_brought() {
+    let mut keeper = keeper();
+    let (shelf, key) = (keeper.shelf(), Key::new("ns", "a"));
+    keeper.take(Event::Init);
+    let woken = keeper.take(Event::InitApply(config_map("a", Some("one"), "1")));
+    assert_eq!((woken.len(), shelf.get(&key).is_some()), (0, false), "who is not found is not looked for again");
+    let woken = keeper.take(Event::InitDone);
+    assert_eq!((names(&woken), shelf.get(&key).is_some()), (vec!["one"], true));
 }
 
 #[test]
