@@ -3,8 +3,8 @@
 #   make demo    the sidecar with everything embedded: needs no Kafka, no Redis
 #   make test    formatting, lints, unit, integration and end-to-end tests
 #   make e2e     the operator on a real Kubernetes node, which it brings up and takes down (KEEP=1 leaves it); part of `make test`
+#   make e2e-huleedu   of its tests the four services of examples/huleedu alone: a batch of essays, duplicates, pods that are killed
 #   make model   every interleaving of the claim protocol in small worlds, and what breaks without each of its clauses: minutes
-#   make e2e-huleedu   of these the four services of examples/huleedu alone: a batch of essays, duplicates, pods that are killed
 #   make faults  faults at random over real Kafka, real Redis and the sidecar, for half an hour; a few minutes of it are part of `make test`
 #                (ARGS="--rounds 1 --seconds 60 --seed 7" chooses, ARGS=--write keeps the tables)
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
@@ -39,9 +39,9 @@ test: setup fmt-check clippy
 	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults --rounds 1 --seconds 150
 	$(MAKE) e2e
 
-# With the features of the whole workspace, so that nothing is compiled twice.
+# As for the tests: a `cargo build` has other features, and would compile all of it a second time.
 model: setup-build
-	cargo build $(PROFILE) --workspace --bin model
+	cargo test $(PROFILE) --workspace --no-run
 	target=$${CARGO_TARGET_DIR:-target}; "$$target/release/model" $(ARGS)
 
 # On a node of its own, or on the cluster that KUBECONFIG names; tests/e2e/run says with which variables. ARGS=quickstart runs one.

@@ -1,12 +1,9 @@
 //! Decides what the operator answers to probes and Prometheus: a small HTTP/1.1 server. I/O.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::listen::without_ipv6;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -127,20 +124,6 @@ impl Admin {
             "/metrics" => reply(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
             _ => text(StatusCode::NOT_FOUND, "there are /livez /readyz /metrics\n"),
         }
-    }
-}
-
-/// Listens where the address says, or as near to it as a machine without IPv6 can.
-///
-/// # Errors
-/// The address is taken, or not this machine's.
-pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Err(error) => match without_ipv6(address, &error) {
-            Some(instead) => TcpListener::bind(instead).await.map_err(|_| error),
-            None => Err(error),
-        },
-        bound => bound,
     }
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Reporter;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub mod apply;
@@ -418,9 +418,7 @@ impl Pass<'_> {
             Ok(consumer) => Ok(consumer.status.clone().unwrap_or_default()),
             // What can't be read may still have a status that can.
             Err(_) => {
-                let resource = kube::core::ApiResource::erase::<IdempotentConsumer>(&());
-                let api =
-                    Api::<DynamicObject>::namespaced_with(self.context.client.clone(), &self.key.namespace, &resource);
+                let api = status::raw(&self.context.client, &self.key.namespace);
                 let raw = api.get_opt(&self.key.name).await.map_err(|error| Error::Status(Box::new(error)))?;
                 let status = raw.and_then(|raw| raw.data.get("status").cloned());
                 Ok(status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default())

@@ -1,15 +1,18 @@
 //! Decides what the operator does from its start to its end: checks, waits to lead, reconciles, steps down. I/O.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crds::listen::listen;
 use kube::runtime::events::Reporter;
 use kube::{Client, Config};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin::{self, Admin, Phase};
+use crate::admin::{Admin, Phase};
 use crate::args::{self, RunArgs, exit};
 use crate::controller::memory::Memory;
 use crate::controller::upgrade::Slots;
@@ -122,7 +125,8 @@ async fn run(settings: RunArgs) -> Result<(), Error> {
     let (phases, phase) = watch::channel(Phase::Waiting("starting".into()));
     let metrics = Metrics::new();
     let address = settings.admin_bind;
-    let listener = admin::listen(address).await.map_err(|source| Error::Bind { address, source })?;
+    let listener =
+        listen(address, TcpListener::bind::<SocketAddr>).await.map_err(|source| Error::Bind { address, source })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %listener.local_addr().unwrap_or(address), "the operator starts");
     let listings = Listings::default();
     tokio::spawn(Admin { phase, listings: listings.clone(), metrics: Arc::clone(&metrics) }.serve(listener));

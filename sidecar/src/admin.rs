@@ -3,15 +3,12 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crds::listen::without_ipv6;
 use crds::status::SidecarStatus;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -282,21 +279,6 @@ fn wrong_method(allowed: &'static str) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("there are {allowed}\n"));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
-}
-
-/// Listens where the address says, or as near to it as a machine without IPv6 can.
-///
-/// # Errors
-/// The address is none, is taken, or not this machine's.
-pub async fn listen(address: &str) -> io::Result<TcpListener> {
-    let address: SocketAddr = address.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    match TcpListener::bind(address).await {
-        Err(error) => match without_ipv6(address, &error) {
-            Some(instead) => TcpListener::bind(instead).await.map_err(|_| error),
-            None => Err(error),
-        },
-        bound => bound,
-    }
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub struct AppArgs {
     #[arg(long, env = "IDEMPOTENCY_SOCKET", value_name = "FILE")]
     pub socket: PathBuf,
     /// Address on which it says whether the event has come.
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    #[arg(long, default_value = "[::]:8080", value_name = "ADDRESS")]
     pub bind: SocketAddr,
 }
 

@@ -1,6 +1,8 @@
 //! Decides whether the process kills itself at a step of the way, for tests of faults. Without the feature `fail-points`, which no
 //! release has, it is nothing. I/O with it: reads the environment, ends the process.
 
+use crate::store::Op;
+
 /// Names the step and how often it is passed before: `done.sent:20` dies the twentieth time.
 pub const VARIABLE: &str = "IDEMPOTENCY_FAIL_POINT";
 
@@ -41,3 +43,56 @@ pub(crate) fn pass(step: &str) {
 #[cfg(not(feature = "fail-points"))]
 #[inline]
 pub(crate) const fn pass(_step: &str) {}
+
+/// The steps that a round trip to the store is.
+#[cfg(feature = "fail-points")]
+pub(crate) struct RoundTrip {
+    claims: bool,
+    settles: bool,
+}
+
+#[cfg(feature = "fail-points")]
+impl RoundTrip {
+    pub(crate) fn of(ops: &[Op]) -> Self {
+        Self {
+            claims: ops.iter().any(|op| matches!(op, Op::SetIfAbsent { .. })),
+            settles: ops.iter().any(|op| matches!(op, Op::Set { .. })),
+        }
+    }
+
+    pub(crate) fn unsent(&self) {
+        self.pass("claim.unsent", "done.unsent");
+    }
+
+    pub(crate) fn answered(&self) {
+        self.pass("claim.answered", "done.answered");
+    }
+
+    fn pass(&self, claim: &str, done: &str) {
+        if self.claims {
+            pass(claim);
+        }
+        if self.settles {
+            pass(done);
+        }
+    }
+}
+
+/// The steps that a round trip to the store is.
+#[cfg(not(feature = "fail-points"))]
+pub(crate) struct RoundTrip;
+
+#[cfg(not(feature = "fail-points"))]
+#[allow(clippy::unused_self, reason = "as with the feature")]
+impl RoundTrip {
+    #[inline]
+    pub(crate) const fn of(_ops: &[Op]) -> Self {
+        Self
+    }
+
+    #[inline]
+    pub(crate) const fn unsent(&self) {}
+
+    #[inline]
+    pub(crate) const fn answered(&self) {}
+}

@@ -4,19 +4,23 @@
 //! answer into the loop's inbox.
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crds::listen::listen;
 use crds::status::SidecarStatus;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{self, Admin, Command, DrainReport};
+use crate::admin::{Admin, Command, DrainReport};
 use crate::claim::SessionId;
 use crate::clock::Time;
 use crate::deliver::cloudevent::event_names;
@@ -178,7 +182,11 @@ impl Service {
     ) -> Result<Self, RunError> {
         let config = &settings.config;
         let bind = &config.admin.bind;
-        let listener = admin::listen(bind).await.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
+        let bound = match bind.parse::<SocketAddr>() {
+            Ok(address) => listen(address, TcpListener::bind::<SocketAddr>).await,
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidInput, error)),
+        };
+        let listener = bound.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
         let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
         let now = Time::now();
         let gate = Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
@@ -428,21 +436,12 @@ impl Service {
     fn ask_store(&self, ops: Vec<(Token, Op)>) {
         let (store, inbox, metrics) = (self.store.clone(), self.inbox.clone(), self.metrics.clone());
         let (tokens, ops): (Vec<Token>, Vec<Op>) = ops.into_iter().unzip();
-        let claims = ops.iter().any(|op| matches!(op, Op::SetIfAbsent { .. }));
-        let settles = ops.iter().any(|op| matches!(op, Op::Set { .. }));
-        let pass = move |claimed, settled| {
-            if claims {
-                fail_point::pass(claimed);
-            }
-            if settles {
-                fail_point::pass(settled);
-            }
-        };
+        let steps = fail_point::RoundTrip::of(&ops);
         tokio::spawn(async move {
-            pass("claim.unsent", "done.unsent");
+            steps.unsent();
             let sent = Time::now();
             let replies = store.apply(ops).await;
-            pass("claim.answered", "done.answered");
+            steps.answered();
             metrics.store_round_trip.observe(Time::now().since(sent).as_secs_f64());
             let _ = inbox.send(Input::Store(tokens.into_iter().zip(replies).collect()));
         });

@@ -115,12 +115,25 @@ impl ChildKind {
         fn of<K: Resource>(plural: &str) -> ApiResource {
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(K::GROUP, K::VERSION, K::KIND), plural)
         }
+        let of = match self {
+            Self::Secret => of::<Secret>,
+            Self::ConfigMap => of::<ConfigMap>,
+            Self::Service => of::<Service>,
+            Self::PodDisruptionBudget => of::<PodDisruptionBudget>,
+            Self::Deployment => of::<Deployment>,
+        };
+        of(self.plural())
+    }
+
+    /// Its name in paths and permissions.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
         match self {
-            Self::Secret => of::<Secret>("secrets"),
-            Self::ConfigMap => of::<ConfigMap>("configmaps"),
-            Self::Service => of::<Service>("services"),
-            Self::PodDisruptionBudget => of::<PodDisruptionBudget>("poddisruptionbudgets"),
-            Self::Deployment => of::<Deployment>("deployments"),
+            Self::Secret => "secrets",
+            Self::ConfigMap => "configmaps",
+            Self::Service => "services",
+            Self::PodDisruptionBudget => "poddisruptionbudgets",
+            Self::Deployment => "deployments",
         }
     }
 }

@@ -166,8 +166,7 @@ pub async fn write(
     uid: &str,
     status: &IdempotentConsumerStatus,
 ) -> Result<bool, kube::Error> {
-    let resource = kube::core::ApiResource::erase::<IdempotentConsumer>(&());
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &resource);
+    let api = raw(client, &key.namespace);
     // Only a JSON patch can look at the uid: to a status, no other kind of patch takes metadata.
     let patch = json!([
         {"op": "test", "path": UID, "value": uid},
@@ -182,6 +181,12 @@ pub async fn write(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Consumers as they are stored, whether or not they can be read.
+#[must_use]
+pub fn raw(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<IdempotentConsumer>(&()))
 }
 
 /// Where a JSON patch finds it.

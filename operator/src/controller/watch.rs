@@ -98,26 +98,22 @@ pub fn watch(context: &Context, scope: &Scope, keepers: Keepers) -> SelectAll<Bo
     let mut all = SelectAll::new();
     let over = |what, labelled| Watch { context, scope, what, labelled };
     all.push(
-        wakes(over("consumers", false).events((), &stores.consumers), keepers.consumers)
+        wakes(over("consumers", false).events(&stores.consumers), keepers.consumers)
             .flat_map(move |key| stream::iter(with_its_group(&consumers, &rivalled, key)))
             .boxed(),
     );
     for (kind, keeper) in ChildKind::ALL.into_iter().zip(keepers.children) {
-        let watch = over(CHILDREN[kind as usize], true);
+        let watch = over(kind.plural(), true);
         all.push(wakes(watch.events_of(&kind.resource(), stores.children(kind)), keeper).boxed());
     }
     let (sets, pods) = (over("replicasets", true), over("pods", true));
-    all.push(wakes(sets.events((), &stores.replica_sets), keepers.replica_sets).boxed());
-    all.push(wakes(pods.events((), &stores.pods), keepers.pods).boxed());
+    all.push(wakes(sets.events(&stores.replica_sets), keepers.replica_sets).boxed());
+    all.push(wakes(pods.events(&stores.pods), keepers.pods).boxed());
     let (secrets, config_maps) = (over("named secrets", false), over("named configmaps", false));
-    all.push(wakes(secrets.events((), &stores.secrets), keepers.secrets).boxed());
-    all.push(wakes(config_maps.events((), &stores.config_maps), keepers.config_maps).boxed());
+    all.push(wakes(secrets.events(&stores.secrets), keepers.secrets).boxed());
+    all.push(wakes(config_maps.events(&stores.config_maps), keepers.config_maps).boxed());
     all
 }
-
-/// What the watches of children are called, in the order of [`ChildKind::ALL`].
-const CHILDREN: [&str; ChildKind::ALL.len()] =
-    ["secrets", "configmaps", "services", "poddisruptionbudgets", "deployments"];
 
 /// A consumer that changes or goes may be in the way of others of its group, or no longer.
 fn with_its_group(consumers: &Shelf<Guarded>, rivalled: &Rivalled, key: Key) -> Vec<Key> {
@@ -153,7 +149,7 @@ impl Watch<'_> {
         if self.labelled { config.labels(CONSUMER_LABEL) } else { config }
     }
 
-    fn events<K>(self, _dynamic: K::DynamicType, shelf: &Shelf<K>) -> Events<K>
+    fn events<K>(self, shelf: &Shelf<K>) -> Events<K>
     where
         K: Resource<Scope = NamespaceResourceScope>
             + Clone

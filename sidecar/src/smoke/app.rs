@@ -1,12 +1,13 @@
 //! Decides nothing: an app that publishes one event and waits to be given it, with a Kafka of its own where none is named. I/O.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use crds::listen::listen;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -51,7 +52,8 @@ pub(super) async fn run(args: &AppArgs) -> Result<()> {
         tokio::spawn(relay(front, bootstrap.clone()));
     }
     let awaited = Arc::new(Awaited { event: Uuid::new_v4().to_string(), came: Mutex::default() });
-    let bound = TcpListener::bind(args.bind).await.with_context(|| format!("cannot listen on {}", args.bind))?;
+    let bound = listen(args.bind, TcpListener::bind::<SocketAddr>).await;
+    let bound = bound.with_context(|| format!("cannot listen on {}", args.bind))?;
     let socket = UnixListener::bind(&args.socket)
         .with_context(|| format!("cannot listen on the socket {}", args.socket.display()))?;
     publish(&bootstrap, &args.topic, &awaited.event).await?;
