@@ -79,12 +79,7 @@ async fn an_upgrade_keeps_every_pod_and_an_uninstall_every_consumer(space: Arc<S
     ensure!(mark.contains(MARK), "the definition is not upgraded: {mark}");
     let listed = helm(&["list", "--namespace", NAMESPACE], "").await?;
     ensure!(listed.contains("99.0.0"), "{listed}");
-    space
-        .until::<IdempotentConsumer>("is called outdated", "app", SOON, |consumer| {
-            let progressing = harness::cluster::condition(consumer, crds::conditions::PROGRESSING);
-            progressing.is_some_and(|p| p.reason == "Outdated").then_some(()).ok_or_else(|| format!("{progressing:?}"))
-        })
-        .await;
+    space.until::<IdempotentConsumer>("is called outdated", "app", SOON, crate::operator_life::outdated).await;
     ensure!(space.containers("app").await? == containers, "the upgrade touched the app");
 
     operator::uninstall(&space.client).await?;

@@ -156,7 +156,8 @@ async fn most_at_once(space: &Space, sidecar: &str) -> anyhow::Result<usize> {
     Ok(most)
 }
 
-fn outdated(consumer: &IdempotentConsumer) -> Result<(), String> {
+/// Another operator has rolled it out, and its status says so.
+pub(crate) fn outdated(consumer: &IdempotentConsumer) -> Result<(), String> {
     match condition(consumer, crds::conditions::PROGRESSING) {
         Some(progressing) if progressing.reason == "Outdated" => Ok(()),
         other => Err(format!("{other:?}")),

@@ -185,6 +185,9 @@ fn past(evidence: &Evidence, settled: &BTreeMap<&str, u64>, verdict: &mut Verdic
     }
 }
 
+/// What a killed sidecar had handed to its app takes effect within this time, in milliseconds: that is no recovery.
+const UNDER_WAY: u64 = 50;
+
 /// From each kill that nothing else got mixed up with, until every partition that the killed one held flowed again.
 fn recoveries(evidence: &Evidence) -> Vec<Recovery> {
     let mut by_partition: BTreeMap<i32, Vec<(u64, usize)>> = BTreeMap::new();
@@ -205,7 +208,8 @@ fn recoveries(evidence: &Evidence) -> Vec<Recovery> {
                 let after = effects.partition_point(|(at, _)| *at <= kill.start);
                 let (last, pod) = effects[..after].last()?;
                 let held = Some(*pod) == kill.pod && *last + 1_000 >= kill.start;
-                held.then(|| effects.get(after).map(|(at, _)| at - kill.start)).flatten()
+                let again = effects.partition_point(|(at, _)| *at <= kill.start + UNDER_WAY);
+                held.then(|| effects.get(again).map(|(at, _)| at - kill.start)).flatten()
             });
             Some(Recovery { kind: kill.kind, millis: flows_again.max()? })
         })

@@ -3,14 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anyhow::Context;
+use harness::link::Link;
 use harness::process::{Program, built};
-use harness::proxy::Action;
-use harness::redis::RedisServer;
+use harness::proxy::{Action, Proxy};
+use harness::redis::{RedisSentinel, RedisServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redis::Value;
 use rustix::process::Signal;
 use sidecar::fail_point::STEPS;
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use crate::app::now;
@@ -18,73 +21,64 @@ use crate::history::Interval;
 use crate::kind::{Kind, Target};
 use crate::pod::Pod;
 use crate::schedule::Fault;
-use crate::world::{PODS, World, faketime};
+use crate::world::{PODS, Store, World, faketime};
 
-/// How long a sidecar may take until it passes a step: then it is disarmed, and the fault counts as not injected.
+/// How long a sidecar may take until it passes a step: then it is disarmed, and the fault was the end of a sidecar.
 const PASSES: Duration = Duration::from_secs(15);
 
-/// Injects a fault and takes it back; when it was. `None` where it could not be.
-pub(crate) async fn inject(world: &World, fault: Fault) -> anyhow::Result<Option<Interval>> {
-    let pod = (fault.kind.target() == Target::Pod).then_some(fault.pod);
+/// Injects a fault and takes it back; what was done, and when it was.
+pub(crate) async fn inject(world: &World, fault: Fault) -> anyhow::Result<Interval> {
     let start = now();
-    let interval = |start| Interval { kind: fault.kind, pod, start, end: now() };
+    let of = |kind, pod, start| Interval { kind, pod, start, end: now() };
     Ok(match fault.kind.target() {
-        Target::Pod if fault.kind == Kind::Storm => Some(storm(world, fault).await?),
+        Target::Pod if fault.kind == Kind::Storm => storm(world, fault).await?,
         Target::Pod => {
             let _shared = world.all_pods.read().await;
-            on_pod(world, fault).await?.map(interval)
+            let (kind, start) = match on_links(world, fault).await? {
+                Some(start) => (fault.kind, start),
+                None => on_processes(world, fault).await?,
+            };
+            of(kind, Some(fault.pod), start)
         }
         Target::Pods => {
             let _all = world.all_pods.write().await;
             for pod in &world.pods {
                 pod.lock().await.restart_sidecar().await?;
             }
-            Some(interval(start))
+            of(fault.kind, None, start)
         }
-        Target::Broker => Some(interval(on_broker(world, fault).await?)),
-        Target::Redis => Some(interval(on_redis(world, fault).await?)),
+        Target::Broker => of(fault.kind, None, on_broker(world, fault).await?),
+        Target::Redis => of(fault.kind, None, on_redis(world, fault).await?),
     })
 }
 
-/// When it began.
-async fn on_pod(world: &World, fault: Fault) -> anyhow::Result<Option<u64>> {
+/// When a fault of a pod's links began; `None` where it is one of its processes, which may be struck beside.
+async fn on_links(world: &World, fault: Fault) -> anyhow::Result<Option<u64>> {
     let links = &world.links[fault.pod];
-    // Links are struck beside the pod's processes: both may be wrong at once.
-    let links_alone = links.struck.lock().await;
+    let _alone = links.struck.lock().await;
     let start = now();
+    let redis = || links.redis.as_ref().context("this world has no link to Redis");
     match fault.kind {
-        Kind::CutKafka => {
-            links.kafka.cut();
-            sleep(fault.span).await;
-            links.kafka.mend();
-            return Ok(Some(start));
-        }
-        Kind::CutRedis => {
-            links.redis.cut();
-            sleep(fault.span).await;
-            links.redis.mend();
-            return Ok(Some(start));
-        }
+        Kind::CutKafka => links.kafka.iter().for_each(Link::cut),
+        Kind::CutRedis => redis()?.link.cut(),
         Kind::CutBoth => {
-            links.kafka.cut();
-            links.redis.cut();
-            sleep(fault.span).await;
-            links.redis.mend();
-            links.kafka.mend();
-            return Ok(Some(start));
+            links.kafka.iter().for_each(Link::cut);
+            redis()?.link.cut();
         }
-        Kind::SlowRedis => {
-            links.redis.slow(Duration::from_millis(20 + fault.seed % 400));
-            sleep(fault.span).await;
-            links.redis.mend();
-            return Ok(Some(start));
-        }
-        Kind::LoseReplies => return lose(world, fault, Action::LoseReply).await.map(Some),
-        Kind::LoseRequests => return lose(world, fault, Action::LoseRequest).await.map(Some),
-        Kind::LateRequests => return lose(world, fault, Action::HoldRequest).await.map(Some),
-        _ => {}
+        Kind::SlowRedis => redis()?.link.slow(Duration::from_millis(20 + fault.seed % 400)),
+        Kind::LoseReplies => lose(&redis()?.proxy, fault, Action::LoseReply).await,
+        Kind::LoseRequests => lose(&redis()?.proxy, fault, Action::LoseRequest).await,
+        Kind::LateRequests => lose(&redis()?.proxy, fault, Action::HoldRequest).await,
+        _ => return Ok(None),
     }
-    drop(links_alone);
+    sleep(fault.span).await;
+    links.redis.iter().for_each(|redis| redis.link.mend());
+    links.kafka.iter().for_each(Link::mend);
+    Ok(Some(start))
+}
+
+/// What was done to a pod's processes, and when it began.
+async fn on_processes(world: &World, fault: Fault) -> anyhow::Result<(Kind, u64)> {
     let mut pod = world.pods[fault.pod].lock().await;
     let start = now();
     match fault.kind {
@@ -108,24 +102,31 @@ async fn on_pod(world: &World, fault: Fault) -> anyhow::Result<Option<u64>> {
             sleep(fault.span).await;
             pod.signal_app(Signal::CONT);
         }
-        Kind::KillAtStep(step) => {
-            pod.arm(STEPS[step], 1 + usize::try_from(fault.seed % 40)?);
-            pod.restart_sidecar().await?;
-            let armed = tokio::time::Instant::now();
-            while !pod.sidecar_has_ended()? {
-                if armed.elapsed() > PASSES {
-                    pod.tend()?;
-                    pod.restart_sidecar().await?;
-                    return Ok(None);
-                }
-                sleep(Duration::from_millis(5)).await;
-            }
-            pod.tend()?;
+        Kind::KillAtStep(step) if !kill_at(&mut pod, STEPS[step], fault).await? => {
+            return Ok((Kind::EndSidecar, start));
         }
+        Kind::KillAtStep(_) => {}
         Kind::ClockJump => jump(&mut pod, fault).await?,
         other => anyhow::bail!("{other:?} is no fault of a pod"),
     }
-    Ok(Some(start))
+    Ok((fault.kind, start))
+}
+
+/// Lets the sidecar kill itself at a step; false where it does not come by, and is only started anew.
+async fn kill_at(pod: &mut Pod, step: &str, fault: Fault) -> anyhow::Result<bool> {
+    pod.arm(step, 1 + usize::try_from(fault.seed % 40)?);
+    pod.restart_sidecar().await?;
+    let armed = tokio::time::Instant::now();
+    while !pod.sidecar_has_ended()? {
+        if armed.elapsed() > PASSES {
+            pod.disarm();
+            pod.restart_sidecar().await?;
+            return Ok(false);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    pod.tend()?;
+    Ok(true)
 }
 
 /// The wall clock goes an hour or so forth, and back further than where it was.
@@ -144,10 +145,8 @@ async fn jump(pod: &mut Pod, fault: Fault) -> anyhow::Result<()> {
 }
 
 /// A few messages, chosen among all kinds: claims, releases, completions, renewals.
-async fn lose(world: &World, fault: Fault, action: Action) -> anyhow::Result<u64> {
-    let proxy = &world.links[fault.pod].proxy;
+async fn lose(proxy: &Proxy, fault: Fault, action: Action) {
     let mut rng = StdRng::seed_from_u64(fault.seed);
-    let start = now();
     for _ in 0..3 {
         let mut skip: u32 = rng.random_range(0..30);
         let chosen = std::sync::Mutex::new(move || {
@@ -160,13 +159,12 @@ async fn lose(world: &World, fault: Fault, action: Action) -> anyhow::Result<u64
     }
     proxy.clear();
     proxy.release();
-    Ok(start)
 }
 
 /// A further pod comes and goes.
 async fn storm(world: &World, fault: Fault) -> anyhow::Result<Interval> {
     let number = PODS + world.guests.fetch_add(1, Ordering::Relaxed);
-    let (home, config) = world.guest(number).await?;
+    let (home, config) = world.guest(number)?;
     let file = home.join("sidecar.yaml");
     std::fs::write(&file, serde_json::to_string(&config)?)?;
     let app = Program::new("app", std::env::current_exe()?)
@@ -189,17 +187,18 @@ async fn storm(world: &World, fault: Fault) -> anyhow::Result<Interval> {
 
 async fn on_broker(world: &World, fault: Fault) -> anyhow::Result<u64> {
     let mut kafka = world.kafka.lock().await;
+    let broker = kafka.broker(fault.seed)?;
     let start = now();
     match fault.kind {
         Kind::KillBroker => {
-            kafka.kill();
+            broker.kill();
             sleep(fault.span).await;
-            kafka.restart().await?;
+            broker.restart().await?;
         }
         _ => {
-            kafka.pause()?;
+            broker.pause()?;
             sleep(fault.span).await;
-            kafka.resume()?;
+            broker.resume()?;
         }
     }
     Ok(start)
@@ -208,6 +207,34 @@ async fn on_broker(world: &World, fault: Fault) -> anyhow::Result<u64> {
 async fn on_redis(world: &World, fault: Fault) -> anyhow::Result<u64> {
     let mut redis = world.redis.lock().await;
     let start = now();
+    match &mut *redis {
+        Store::Alone(redis) => on_lone_redis(redis, fault).await?,
+        Store::Sentinel(set) => on_sentinel(set, fault).await?,
+    }
+    Ok(start)
+}
+
+async fn on_sentinel(set: &mut RedisSentinel, fault: Fault) -> anyhow::Result<()> {
+    match fault.kind {
+        Kind::FailOver => block_in_place(|| set.fail_over()),
+        Kind::LoseMaster => {
+            set.stop_replication()?;
+            sleep(fault.span).await;
+            block_in_place(|| set.lose_master())
+        }
+        Kind::FreezeMaster => {
+            let master = set.master()?;
+            set.servers[master].freeze()?;
+            sleep(fault.span).await;
+            set.servers[master].thaw()?;
+            block_in_place(|| set.wait_until_whole())
+        }
+        Kind::Flush => send(&set.servers[set.master()?], &["FLUSHALL"]),
+        other => anyhow::bail!("{other:?} is no fault of a master and a replica"),
+    }
+}
+
+async fn on_lone_redis(redis: &mut RedisServer, fault: Fault) -> anyhow::Result<()> {
     match fault.kind {
         Kind::KillRedis => {
             redis.kill()?;
@@ -221,25 +248,26 @@ async fn on_redis(world: &World, fault: Fault) -> anyhow::Result<u64> {
         }
         Kind::ReadOnly => {
             // The master that it follows is nowhere; it keeps what it has.
-            set(&redis, &["REPLICAOF", "127.0.0.1", "1"])?;
+            send(redis, &["REPLICAOF", "127.0.0.1", "1"])?;
             sleep(fault.span).await;
-            set(&redis, &["REPLICAOF", "NO", "ONE"])?;
+            send(redis, &["REPLICAOF", "NO", "ONE"])?;
         }
         Kind::OutOfMemory => {
-            set(&redis, &["CONFIG", "SET", "maxmemory", "100kb"])?;
+            send(redis, &["CONFIG", "SET", "maxmemory", "100kb"])?;
             sleep(fault.span).await;
-            set(&redis, &["CONFIG", "SET", "maxmemory", "0"])?;
+            send(redis, &["CONFIG", "SET", "maxmemory", "0"])?;
         }
-        Kind::Flush => set(&redis, &["FLUSHALL"])?,
-        _ => {
+        Kind::Flush => send(redis, &["FLUSHALL"])?,
+        Kind::Rollback => {
             let snapshot = redis.snapshot()?;
             sleep(fault.span).await;
             redis.restore(&snapshot)?;
         }
+        other => anyhow::bail!("{other:?} is no fault of a Redis that is alone"),
     }
-    Ok(start)
+    Ok(())
 }
 
-fn set(redis: &RedisServer, command: &[&str]) -> anyhow::Result<()> {
+fn send(redis: &RedisServer, command: &[&str]) -> anyhow::Result<()> {
     redis.command::<Value>(command).map(|_| ())
 }

@@ -23,9 +23,9 @@ pub(crate) enum Kind {
     RollingRestart,
     /// A further member joins the group and leaves it, again and again.
     Storm,
-    /// The broker is killed, and started again.
+    /// The broker, or one of three, is killed, and started again.
     KillBroker,
-    /// The broker holds still, and goes on.
+    /// The broker, or one of three, holds still, and goes on.
     FreezeBroker,
     /// One sidecar is cut off from the broker.
     CutKafka,
@@ -45,8 +45,14 @@ pub(crate) enum Kind {
     OutOfMemory,
     /// Redis is empty at once.
     Flush,
-    /// Redis has lost its last writes, as after a failover.
+    /// Redis has lost its last writes: it starts again with what it had before.
     Rollback,
+    /// The sentinel makes the replica the master, as before maintenance. The old master hears of it late.
+    FailOver,
+    /// The master dies with writes that its replica has not, which takes its place.
+    LoseMaster,
+    /// The master holds still, so long that its replica may take its place, and goes on.
+    FreezeMaster,
     /// Single replies of Redis are lost after the write.
     LoseReplies,
     /// Single requests to Redis are lost.
@@ -125,6 +131,9 @@ impl Kind {
             Self::OutOfMemory,
             Self::Flush,
             Self::Rollback,
+            Self::FailOver,
+            Self::LoseMaster,
+            Self::FreezeMaster,
             Self::LoseReplies,
             Self::LoseRequests,
             Self::LateRequests,
@@ -145,8 +154,8 @@ impl Kind {
             Self::FreezeApp => "freeze an app".into(),
             Self::RollingRestart => "rolling restart".into(),
             Self::Storm => "rebalance storm".into(),
-            Self::KillBroker => "kill the broker".into(),
-            Self::FreezeBroker => "freeze the broker".into(),
+            Self::KillBroker => "kill a broker".into(),
+            Self::FreezeBroker => "freeze a broker".into(),
             Self::CutKafka => "cut off from Kafka".into(),
             Self::CutBoth => "cut off from both".into(),
             Self::CutRedis => "cut off from Redis".into(),
@@ -157,6 +166,9 @@ impl Kind {
             Self::OutOfMemory => "OOM".into(),
             Self::Flush => "FLUSHALL".into(),
             Self::Rollback => "last writes lost".into(),
+            Self::FailOver => "failover asked for".into(),
+            Self::LoseMaster => "failover of a dead master".into(),
+            Self::FreezeMaster => "freeze the master".into(),
             Self::LoseReplies => "lost replies".into(),
             Self::LoseRequests => "lost requests".into(),
             Self::LateRequests => "late requests".into(),
@@ -169,9 +181,15 @@ impl Kind {
         match self {
             Self::RollingRestart => Target::Pods,
             Self::KillBroker | Self::FreezeBroker => Target::Broker,
-            Self::KillRedis | Self::FreezeRedis | Self::ReadOnly | Self::OutOfMemory | Self::Flush | Self::Rollback => {
-                Target::Redis
-            }
+            Self::KillRedis
+            | Self::FreezeRedis
+            | Self::ReadOnly
+            | Self::OutOfMemory
+            | Self::Flush
+            | Self::Rollback
+            | Self::FailOver
+            | Self::LoseMaster
+            | Self::FreezeMaster => Target::Redis,
             _ => Target::Pod,
         }
     }
@@ -186,7 +204,8 @@ impl Kind {
             Self::FreezeBroker => (300, 4_000),
             Self::KillBroker => (200, 1_500),
             Self::KillRedis | Self::FreezeRedis | Self::ReadOnly | Self::OutOfMemory => (200, 5_000),
-            Self::Rollback => (100, 1_000),
+            Self::FreezeMaster => (1_000, 6_000),
+            Self::Rollback | Self::LoseMaster => (100, 1_000),
             Self::ClockJump => (1_500, 3_000),
             _ => (0, 0),
         }
@@ -213,17 +232,7 @@ impl Kind {
 
     /// A sidecar may lose its session: it holds still, or can't renew it.
     pub(crate) const fn ends_session(self) -> bool {
-        matches!(
-            self,
-            Self::FreezeSidecar
-                | Self::CutRedis
-                | Self::CutBoth
-                | Self::SlowRedis
-                | Self::KillRedis
-                | Self::FreezeRedis
-                | Self::ReadOnly
-                | Self::OutOfMemory
-        )
+        matches!(self, Self::FreezeSidecar) || self.hides_redis() && !self.loses_writes()
     }
 
     /// Redis may count as away for a sidecar.
@@ -238,6 +247,9 @@ impl Kind {
                 | Self::ReadOnly
                 | Self::OutOfMemory
                 | Self::Rollback
+                | Self::FailOver
+                | Self::LoseMaster
+                | Self::FreezeMaster
         )
     }
 
@@ -248,6 +260,30 @@ impl Kind {
 
     /// Redis loses what it had acknowledged.
     pub(crate) const fn loses_writes(self) -> bool {
-        matches!(self, Self::Flush | Self::Rollback)
+        matches!(self, Self::Flush | Self::Rollback | Self::FailOver | Self::LoseMaster | Self::FreezeMaster)
+    }
+
+    /// Can happen to a master with a replica and a sentinel: these take the place of what happens to a Redis that is alone. No link is
+    /// between a pod and the servers there, since the sentinel says where they are.
+    pub(crate) const fn strikes_sentinel(self) -> bool {
+        !matches!(
+            self,
+            Self::CutRedis
+                | Self::CutBoth
+                | Self::SlowRedis
+                | Self::KillRedis
+                | Self::FreezeRedis
+                | Self::ReadOnly
+                | Self::OutOfMemory
+                | Self::Rollback
+                | Self::LoseReplies
+                | Self::LoseRequests
+                | Self::LateRequests
+        )
+    }
+
+    /// Can happen to a Redis that is alone.
+    pub(crate) const fn strikes_alone(self) -> bool {
+        !matches!(self, Self::FailOver | Self::LoseMaster | Self::FreezeMaster)
     }
 }

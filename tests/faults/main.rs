@@ -23,6 +23,7 @@ mod round;
 mod schedule;
 mod world;
 
+use kind::Kind;
 use pod::Gate;
 use report::Run;
 use round::Plan;
@@ -58,6 +59,12 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Measures, with the time-outs of production, from SIGKILL of a sidecar until its partitions flow again.
+    Recovery {
+        /// Kills; every other one takes the whole pod.
+        #[arg(long, default_value_t = 20)]
+        kills: u32,
+    },
     /// The app.
     #[command(hide = true)]
     App(app::Settings),
@@ -66,26 +73,67 @@ enum Part {
     OnePhase(one_phase::Settings),
 }
 
+impl Args {
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000_000))
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     match args.part {
         Some(Part::App(settings)) => app::serve(settings).await.map(|()| ExitCode::SUCCESS),
         Some(Part::OnePhase(settings)) => one_phase::consume(settings).await.map(|()| ExitCode::SUCCESS),
+        Some(Part::Recovery { kills }) => recovery(&args, kills).await,
         None => rounds(&args).await,
     }
 }
 
+/// Faults at once.
+const LANES: u64 = 3;
+/// Between two kills whose recovery is measured: longer than Kafka's session time-out.
+const REST: Duration = Duration::from_secs(58);
+
+async fn recovery(args: &Args, kills: u32) -> anyhow::Result<ExitCode> {
+    let seed = args.seed();
+    println!("{kills} kills, seed {seed}: some {} minutes", (REST * kills).as_secs() / 60 + 1);
+    let outcome = round::play(Plan {
+        seed,
+        setup: Setup { short: false, ..Setup::of(0) },
+        gate: Gate::Ours,
+        // The last one begins before that.
+        faults: REST * kills,
+        kinds: vec![Kind::KillSidecar, Kind::KillPod],
+        lanes: 1,
+        rest: REST,
+        rate: args.rate,
+    })
+    .await?;
+    let verdict = check::check(&outcome.evidence);
+    print!("{}", verdict.wrongs());
+    let told = report::recovery(&verdict);
+    println!("{told}");
+    if args.write {
+        report::write(&in_repo("docs/proof.md"), "recovery", &told)?;
+    }
+    Ok(if verdict.is_kept() && outcome.settled.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
-    let seed = args.seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000_000));
+    let seed = args.seed();
     let started = Instant::now();
     let mut run = Run { command: command(args, seed), ..Run::default() };
     let mut kept = true;
     for number in args.first..args.first + args.rounds {
-        let setup = Setup::of(number);
+        let mut setup = Setup::of(number);
+        // It knows no sentinels.
+        setup.sentinel &= args.gate == Gate::Ours;
         let seed = seed + number as u64;
         let faults = Duration::from_secs(args.seconds);
-        let outcome = round::play(Plan { seed, setup, gate: args.gate, faults, rate: args.rate }).await?;
+        let (kinds, rest) = (setup.kinds(), Duration::ZERO);
+        let plan = Plan { seed, setup, gate: args.gate, faults, kinds, lanes: LANES, rest, rate: args.rate };
+        let outcome = round::play(plan).await?;
         let verdict = check::check(&outcome.evidence);
         let struck = &outcome.evidence.history.faults;
         println!(
@@ -104,21 +152,24 @@ async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
             println!("round {number} did not settle: {last}");
         }
         print!("{}", verdict.wrongs());
-        kept &= match args.gate {
+        let as_it_must_be = match args.gate {
             Gate::Ours => verdict.is_kept() && outcome.settled.is_ok(),
             Gate::OnePhase => !verdict.lost.is_empty(),
         };
+        if !as_it_must_be {
+            round::keep(&outcome.world);
+        }
+        kept &= as_it_must_be;
         run.seeds.push(seed);
         struck.iter().for_each(|fault| *run.faults.entry(fault.kind).or_default() += 1);
         run.unasked += outcome.unasked;
-        run.missed += outcome.missed;
         run.verdict.add(verdict);
     }
     run.seconds = started.elapsed().as_secs();
     let told = report::markdown(&run);
     println!("\n{told}");
     if args.write {
-        report::write(&in_repo("docs/proof.md"), &told)?;
+        report::write(&in_repo("docs/proof.md"), "faults", &told)?;
     }
     let (faults, seconds): (usize, u64) = (run.faults.values().sum(), run.seconds);
     println!(
@@ -134,8 +185,8 @@ async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn command(args: &Args, seed: u64) -> String {
     let gate = if args.gate == Gate::OnePhase { " --gate one-phase" } else { "" };
+    let Args { rounds, first, seconds, rate, .. } = args;
     format!(
-        "make faults ARGS=\"--rounds {} --seconds {} --rate {} --seed {seed}{gate}\"",
-        args.rounds, args.seconds, args.rate
+        "make faults ARGS=\"--rounds {rounds} --first {first} --seconds {seconds} --rate {rate} --seed {seed}{gate}\""
     )
 }

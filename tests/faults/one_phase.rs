@@ -4,20 +4,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
 use crds::config::{EventIdRule, SidecarConfig};
-use harness::kafka::client_config;
+use harness::kafka::{client_config, record_of};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rdkafka::Message;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
-use rdkafka::message::BorrowedMessage;
 use redis::AsyncCommands;
 use sidecar::event_id::{Scratch, identify};
-use sidecar::record::{Record, TopicPartition};
+use sidecar::record::Record;
 use tokio::net::UnixStream;
 
 /// What it is told: the sidecar's file, of which it reads the places.
@@ -90,15 +87,4 @@ async fn post(config: &SidecarConfig, record: &Record, key: &str) -> anyhow::Res
     let answer = sender.send_request(request).await?;
     anyhow::ensure!(answer.status().is_success(), "{}", answer.status());
     Ok(String::from_utf8_lossy(&answer.into_body().collect().await?.to_bytes()).into_owned())
-}
-
-fn record_of(message: &BorrowedMessage<'_>) -> Record {
-    Record {
-        origin: TopicPartition { topic: message.topic().into(), partition: message.partition() },
-        offset: message.offset(),
-        timestamp: message.timestamp().to_millis(),
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers: Vec::new(),
-    }
 }

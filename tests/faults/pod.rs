@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use crds::config::SidecarConfig;
-use harness::process::{Process, Program, built};
+use harness::process::{Process, Program, built, how, tail};
 use rustix::process::Signal;
 use sidecar::fail_point;
 
@@ -94,21 +94,18 @@ impl Pod {
         Ok(())
     }
 
-    /// Starts again what has ended, as a kubelet does; whether the sidecar had.
-    pub(crate) fn tend(&mut self) -> anyhow::Result<bool> {
-        let has_ended = |process: &mut Option<Process>| match process {
-            Some(process) => process.ended().map(|status| status.is_some()),
-            None => Ok(true),
-        };
-        if has_ended(&mut self.app)? {
+    /// Starts again what has ended, as a kubelet does; how the sidecar has, if it had.
+    pub(crate) fn tend(&mut self) -> anyhow::Result<Option<String>> {
+        if self.app.as_mut().map_or(Ok(true), has_ended)? {
             self.start_app()?;
         }
-        let ended = has_ended(&mut self.sidecar)?;
-        if ended {
-            self.environment.clear();
-            self.start_sidecar()?;
+        if !self.sidecar_has_ended()? {
+            return Ok(None);
         }
-        Ok(ended)
+        let ending = self.sidecar.as_mut().map_or_else(|| Ok("killed".to_owned()), ending)?;
+        self.disarm();
+        self.start_sidecar()?;
+        Ok(Some(ending))
     }
 
     /// SIGKILL to the sidecar.
@@ -130,6 +127,11 @@ impl Pod {
     /// Lets the sidecar kill itself when it passes a step so often, in its next life.
     pub(crate) fn arm(&mut self, step: &str, times: usize) {
         self.environment = vec![(fail_point::VARIABLE.to_owned(), format!("{step}:{times}"))];
+    }
+
+    /// Lets the sidecar's next life be an ordinary one.
+    pub(crate) fn disarm(&mut self) {
+        self.environment.clear();
     }
 
     /// Lets the sidecar's next life see another wall clock: by a file that says how much it is off.
@@ -164,7 +166,7 @@ impl Pod {
 
     /// The sidecar has ended.
     pub(crate) fn sidecar_has_ended(&mut self) -> anyhow::Result<bool> {
-        self.sidecar.as_mut().map_or(Ok(true), |process| process.ended().map(|status| status.is_some()))
+        self.sidecar.as_mut().map_or(Ok(true), has_ended)
     }
 
     /// A signal to the sidecar, if it runs.
@@ -184,4 +186,14 @@ impl Pod {
         self.app = None;
         Ok(())
     }
+}
+
+fn has_ended(process: &mut Process) -> anyhow::Result<bool> {
+    process.ended().map(|status| status.is_some())
+}
+
+/// How it has ended, and what it said last.
+fn ending(process: &mut Process) -> anyhow::Result<String> {
+    let ended = process.ended()?.map(how).unwrap_or_default();
+    Ok(format!("{ended}: {}", tail(&process.log(), 1)))
 }

@@ -9,10 +9,6 @@ use anyhow::Context;
 use crate::check::Verdict;
 use crate::kind::{Kind, Window};
 
-/// Between these lines of docs/proof.md stands what was measured last.
-const BEGIN: &str = "<!-- faults: begin -->";
-const END: &str = "<!-- faults: end -->";
-
 /// Everything that is told of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
@@ -21,7 +17,6 @@ pub(crate) struct Run {
     pub(crate) seconds: u64,
     pub(crate) faults: BTreeMap<Kind, usize>,
     pub(crate) unasked: u64,
-    pub(crate) missed: usize,
     pub(crate) verdict: Verdict,
 }
 
@@ -38,6 +33,7 @@ pub(crate) fn markdown(run: &Run) -> String {
     for (what, count) in [
         ("faults injected", faults),
         ("kinds of faults", run.faults.len()),
+        ("sidecars that ended unasked", usize::try_from(run.unasked).unwrap_or(usize::MAX)),
         ("records", verdict.records),
         ("events", verdict.events),
         ("effects", verdict.effects),
@@ -53,7 +49,6 @@ pub(crate) fn markdown(run: &Run) -> String {
     }
     let _ = writeln!(text, "\nSecond effects by the fault that opened the window:\n");
     text.push_str(&windows(run));
-    text.push_str(&recovery(verdict));
     text
 }
 
@@ -76,7 +71,8 @@ fn windows(run: &Run) -> String {
     text
 }
 
-fn recovery(verdict: &Verdict) -> String {
+/// How long it took after kills until all flowed again.
+pub(crate) fn recovery(verdict: &Verdict) -> String {
     let mut text = String::new();
     for (kind, what) in [(Kind::KillSidecar, "the container restarts"), (Kind::KillPod, "another pod takes its place")]
     {
@@ -101,10 +97,12 @@ fn recovery(verdict: &Verdict) -> String {
     text
 }
 
-/// Puts it into docs/proof.md.
-pub(crate) fn write(path: &Path, markdown: &str) -> anyhow::Result<()> {
+/// Puts it into docs/proof.md, in the place of what was measured last.
+pub(crate) fn write(path: &Path, place: &str, markdown: &str) -> anyhow::Result<()> {
+    let (begin, end) = (format!("<!-- {place}: begin -->"), format!("<!-- {place}: end -->"));
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let (before, rest) = text.split_once(BEGIN).context("docs/proof.md has no place for it")?;
-    let (_, after) = rest.split_once(END).context("docs/proof.md has no place for it")?;
-    Ok(std::fs::write(path, format!("{before}{BEGIN}\n\n{markdown}\n{END}{after}"))?)
+    let missing = || format!("{} has no place for it", path.display());
+    let (before, rest) = text.split_once(&begin).with_context(missing)?;
+    let (_, after) = rest.split_once(&end).with_context(missing)?;
+    Ok(std::fs::write(path, format!("{before}{begin}\n\n{}\n\n{end}{after}", markdown.trim()))?)
 }

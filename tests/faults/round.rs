@@ -18,23 +18,27 @@ use crate::kind::Kind;
 use crate::load;
 use crate::pod::{Gate, Pod};
 use crate::schedule::Lane;
-use crate::world::{DEAD, GROUP, PODS, Setup, TOPIC, World, kinds};
+use crate::world::{DEAD, GROUP, PODS, Setup, TOPIC, World};
 
-/// Faults at once.
-const LANES: u64 = 3;
 /// How long all may take to settle when nothing is wrong any more.
 const SETTLED: Duration = Duration::from_secs(120);
 /// How often it is looked what is committed.
 const LOOK: Duration = Duration::from_millis(400);
 
 /// What a round is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) setup: Setup,
     pub(crate) gate: Gate,
     /// How long faults go on.
     pub(crate) faults: Duration,
+    /// What goes wrong.
+    pub(crate) kinds: Vec<Kind>,
+    /// How much at once.
+    pub(crate) lanes: u64,
+    /// How long a lane rests between two faults, beside a short while at random.
+    pub(crate) rest: Duration,
     /// Records a second.
     pub(crate) rate: f64,
 }
@@ -45,10 +49,10 @@ pub(crate) struct Outcome {
     pub(crate) evidence: Evidence,
     /// Sidecars that ended by themselves.
     pub(crate) unasked: u64,
-    /// Faults that could not be injected.
-    pub(crate) missed: usize,
     /// It has settled everything; if not, why.
     pub(crate) settled: Result<(), String>,
+    /// Where it took place, with its files.
+    pub(crate) world: Arc<World>,
 }
 
 /// Plays a round.
@@ -66,12 +70,8 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<Outcome> {
     flows(&offsets).await;
 
     let until = Instant::now() + plan.faults;
-    let lanes = (0..LANES).map(|lane| strike(&world, plan.seed.wrapping_mul(31).wrapping_add(lane), until));
-    let (mut faults, mut missed) = (Vec::new(), 0);
-    for (struck, not) in try_join_all(lanes).await? {
-        faults.extend(struck);
-        missed += not;
-    }
+    let lanes = (0..plan.lanes).map(|lane| strike(&world, &plan, lane, until));
+    let faults: Vec<Interval> = try_join_all(lanes).await?.into_iter().flatten().collect();
     over.send_replace(true);
     let published = load.await??;
     looking.await??;
@@ -98,10 +98,7 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<Outcome> {
     let commits = std::mem::take(&mut *commits.lock().await);
     let evidence = Evidence { published, effects, dead, commits, history };
     let unasked = world.unasked.load(std::sync::atomic::Ordering::Relaxed);
-    if settled.is_err() {
-        keep(&world);
-    }
-    Ok(Outcome { evidence, unasked, missed, settled })
+    Ok(Outcome { evidence, unasked, settled, world })
 }
 
 /// Leaves the round's files for a person to look at.
@@ -121,21 +118,17 @@ async fn flows(offsets: &Offsets) {
 }
 
 /// Injects one fault after another.
-async fn strike(world: &World, seed: u64, until: Instant) -> anyhow::Result<(Vec<Interval>, usize)> {
-    let (mut struck, mut missed) = (Vec::new(), 0);
-    let kinds: Vec<Kind> = kinds()?;
-    for fault in Lane::new(seed, PODS, &kinds) {
+async fn strike(world: &World, plan: &Plan, lane: u64, until: Instant) -> anyhow::Result<Vec<Interval>> {
+    let mut struck = Vec::new();
+    let seed = plan.seed.wrapping_mul(31).wrapping_add(lane);
+    for fault in Lane::new(seed, PODS, &plan.kinds) {
         if Instant::now() >= until {
             break;
         }
-        let injected = inject(world, fault).await.with_context(|| format!("{fault:?}"))?;
-        match injected {
-            Some(interval) => struck.push(interval),
-            None => missed += 1,
-        }
-        sleep(fault.pause).await;
+        struck.push(inject(world, fault).await.with_context(|| format!("{fault:?}"))?);
+        sleep(fault.pause + plan.rest).await;
     }
-    Ok((struck, missed))
+    Ok(struck)
 }
 
 /// Notes what is committed, again and again.

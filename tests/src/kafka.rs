@@ -1,22 +1,28 @@
 //! Decides how a real Kafka is started and stopped for tests: KRaft mode, one JVM, free ports on loopback
-//! (or where pods reach them: [`port::host`]), a folder of its own. I/O.
+//! (or where pods reach them: [`port::host`]), a folder of its own; several are a [`KafkaCluster`]. I/O.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ::sidecar::record::{Record, TopicPartition};
 use anyhow::{Context, bail, ensure};
-use rdkafka::ClientConfig;
+use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{Process, Program};
 use crate::wait::eventually;
 use crate::{in_repo, port};
+
+mod cluster;
+
+pub use cluster::KafkaCluster;
 
 /// How long a broker may take to answer after its start. It takes 4 s on an idle machine.
 const START: Duration = Duration::from_secs(90);
@@ -32,6 +38,18 @@ pub struct Kafka {
     java: &'static [&'static str],
     others: Option<String>,
     links: Vec<Listener>,
+    /// Which of a cluster it is; `None` where it is alone.
+    seat: Option<Seat>,
+}
+
+/// A broker's place in a cluster.
+#[derive(Clone, Debug)]
+struct Seat {
+    id: usize,
+    /// Port of its controller.
+    controller: u16,
+    /// All controllers, as Kafka wants them: `id@host:port`, separated by commas.
+    voters: String,
 }
 
 /// A further listener, which tells its clients another port than its own: that of a link between them.
@@ -45,6 +63,9 @@ pub struct Listener {
 
 /// For tests: Java's quick compiler alone. The broker starts in 60 % of the time, and takes 40 % less CPU from the tests.
 const QUICK: &[&str] = &["-XX:TieredStopAtLevel=1"];
+
+/// As many replicas as the broker's own default says.
+const BROKERS_DEFAULT: i32 = -1;
 
 /// While a broker is taken for dead it tells its clients that there are no brokers, and librdkafka never comes back from that
 /// (its issue 5301): of two with the same key the last counts.
@@ -95,6 +116,7 @@ impl Kafka {
             java: QUICK,
             others: Some(bootstrap),
             links: Vec::new(),
+            seat: None,
         })
     }
 
@@ -103,7 +125,7 @@ impl Kafka {
         loop {
             tries += 1;
             let (dir, port) = (TempDir::with_prefix("kafka-")?, port::free()?);
-            let mut kafka = Self { process: None, dir, port, java, others: None, links: links.to_vec() };
+            let mut kafka = Self { process: None, dir, port, java, others: None, links: links.to_vec(), seat: None };
             kafka.format(more)?;
             match kafka.restart().await {
                 Ok(()) => return Ok(kafka),
@@ -165,6 +187,11 @@ impl Kafka {
     /// # Errors
     /// It runs already, or it ended; the text holds its output.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.launch()?;
+        self.wait_until_up(1).await
+    }
+
+    fn launch(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none() && self.others.is_none(), "Kafka runs already");
         let process = Program::new("kafka", java())
             .args(["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-Djava.awt.headless=true"])
@@ -174,7 +201,7 @@ impl Kafka {
             .arg(self.dir.path().join("server.properties"))
             .start(self.dir.path())?;
         self.process = Some(process);
-        self.wait_until_up().await
+        Ok(())
     }
 
     /// Freezes the broker (SIGSTOP): connections stay open, nothing answers.
@@ -193,12 +220,12 @@ impl Kafka {
         self.process.as_ref().context("Kafka is not running")?.signal(Signal::CONT)
     }
 
-    /// Makes a topic, and waits until each of its partitions has a leader.
+    /// Makes a topic, with as many replicas as there are brokers up to three, and waits until each of its partitions has a leader.
     ///
     /// # Errors
     /// The broker refuses it.
     pub async fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) -> anyhow::Result<()> {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(BROKERS_DEFAULT));
         for (key, value) in config {
             topic = topic.set(key, value);
         }
@@ -279,7 +306,7 @@ impl Kafka {
 
     fn format(&self, more: &str) -> anyhow::Result<()> {
         let (dir, port) = (self.dir.path(), self.port);
-        let controller = port::free()?;
+        let controller = self.seat.as_ref().map_or_else(port::free, |seat| Ok(seat.controller))?;
         let mut text = std::fs::read_to_string(in_repo("tests/kafka/server.properties"))?;
         let host = port::host();
         let own = format!("PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}");
@@ -289,11 +316,15 @@ impl Kafka {
         };
         let (listen, advertise) = (links(|link| link.port), links(|link| link.advertised));
         let protocols: String = (0..self.links.len()).map(|n| format!(",LINK{n}:PLAINTEXT")).collect();
+        let (quorum, alone) = match &self.seat {
+            None => (format!("controller.quorum.bootstrap.servers={host}:{controller}"), Some("--standalone")),
+            Some(seat) => (format!("node.id={}\ncontroller.quorum.voters={}", seat.id, seat.voters), None),
+        };
         write!(
             text,
             "\nlisteners={own}{listen}\nadvertised.listeners={own}{advertise}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
-             controller.quorum.bootstrap.servers={host}:{controller}\nlog.dirs={}\n{more}",
+             {quorum}\nlog.dirs={}\n{more}",
             dir.join("data").display()
         )?;
         let properties = dir.join("server.properties");
@@ -301,7 +332,9 @@ impl Kafka {
         let output = Command::new(java())
             .args(QUICK)
             .args(classpath()?)
-            .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"])
+            .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID])
+            .args(alone)
+            .arg("-c")
             .arg(&properties)
             .output()
             .context("cannot start Java: install a JRE of version 17 or later (`make setup` does), or set JAVA_HOME")?;
@@ -312,7 +345,8 @@ impl Kafka {
         Ok(())
     }
 
-    async fn wait_until_up(&mut self) -> anyhow::Result<()> {
+    /// Waits until it answers, and tells of so many brokers.
+    async fn wait_until_up(&mut self, brokers: usize) -> anyhow::Result<()> {
         let client = self.client()?;
         let process = self.process.as_mut().context("Kafka is not running")?;
         let start = std::time::Instant::now();
@@ -320,7 +354,7 @@ impl Kafka {
             process.must_run()?;
             let answer = client.fetch_metadata(None, Duration::from_millis(500));
             match answer {
-                Ok(metadata) if !metadata.brokers().is_empty() => return Ok(()),
+                Ok(metadata) if metadata.brokers().len() >= brokers => return Ok(()),
                 _ if start.elapsed() < START => tokio::time::sleep(crate::wait::LOOK_AGAIN).await,
                 other => bail!(
                     "Kafka does not answer after {START:?} ({:?}); its output:\n{}",
@@ -344,6 +378,19 @@ pub fn client_config(bootstrap: &str) -> ClientConfig {
         // A broker that is stopped on purpose is not worth a line.
         .set("log_level", "2");
     config
+}
+
+/// A message as the sidecar's rules see it, without its headers.
+#[must_use]
+pub fn record_of(message: &impl Message) -> Record {
+    Record {
+        origin: TopicPartition { topic: message.topic().into(), partition: message.partition() },
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
+        key: message.key().map(Bytes::copy_from_slice),
+        value: message.payload().map(Bytes::copy_from_slice),
+        headers: Vec::new(),
+    }
 }
 
 fn options() -> AdminOptions {

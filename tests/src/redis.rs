@@ -13,6 +13,10 @@ use tempfile::TempDir;
 
 use crate::port::host;
 
+mod sentinel;
+
+pub use sentinel::RedisSentinel;
+
 /// How long a server may take to start, or a condition to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Folder of the append-only file, where there is one.
@@ -292,87 +296,6 @@ impl RedisCluster {
     /// Where the node doesn't answer.
     pub fn id(&self, index: usize) -> Result<String> {
         self.nodes[index].command(&["CLUSTER", "MYID"])
-    }
-}
-
-/// A master, a replica, and one sentinel that decides alone.
-#[derive(Debug)]
-pub struct RedisSentinel {
-    /// The two servers; the first is the master at the start.
-    pub servers: [RedisServer; 2],
-    sentinel: RedisServer,
-}
-
-impl RedisSentinel {
-    /// The name of the master set.
-    pub const MASTER: &'static str = "claims";
-
-    /// Starts all three, and waits until the sentinel knows the replica.
-    ///
-    /// # Errors
-    /// As [`RedisServer::start`].
-    pub fn start() -> Result<Self> {
-        let master = RedisServer::start()?;
-        let port = master.port().to_string();
-        let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {port}")])?;
-        replica.wait_for(&["INFO", "replication"], "master_link_status:up")?;
-        let mut sentinel = RedisServer {
-            dir: tempfile::tempdir()?,
-            port: free_port()?,
-            tls_port: None,
-            args: Vec::new(),
-            child: None,
-        };
-        sentinel.spawn_sentinel(master.port())?;
-        sentinel.wait_for(&["SENTINEL", "REPLICAS", Self::MASTER], &format!("127.0.0.1:{}", replica.port()))?;
-        Ok(Self { servers: [master, replica], sentinel })
-    }
-
-    /// The sentinel's URL.
-    #[must_use]
-    pub fn url(&self) -> String {
-        self.sentinel.url()
-    }
-
-    /// Makes the replica the master, and waits until both servers know. The old master learns it some 10 s later.
-    ///
-    /// # Errors
-    /// Where that doesn't happen in 30 s.
-    pub fn fail_over(&self) -> Result<()> {
-        self.promote()?;
-        self.servers[0].wait_for(&["INFO", "replication"], "role:slave")
-    }
-
-    /// Makes the replica a master, and waits until it and the sentinel know; the old one takes itself for the master yet.
-    ///
-    /// # Errors
-    /// As [`RedisSentinel::fail_over`].
-    pub fn promote(&self) -> Result<()> {
-        // Refused until the sentinel has seen the replica well.
-        wait_until("SENTINEL FAILOVER to be accepted", || {
-            Ok(self.sentinel.command::<Value>(&["SENTINEL", "FAILOVER", Self::MASTER]).is_ok())
-        })?;
-        self.servers[1].wait_for(&["INFO", "replication"], "role:master")?;
-        let port = self.servers[1].port().to_string();
-        self.sentinel.wait_for(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER], &port)
-    }
-}
-
-impl RedisServer {
-    fn spawn_sentinel(&mut self, master: u16) -> Result<()> {
-        let name = RedisSentinel::MASTER;
-        let config = format!(
-            "port {}\nbind 127.0.0.1\ndir {}\nlogfile redis.log\nsentinel monitor {name} 127.0.0.1 {master} 1\n\
-             sentinel down-after-milliseconds {name} 2000\nsentinel failover-timeout {name} 10000\n",
-            self.port,
-            self.dir.path().display(),
-        );
-        let path = self.dir.path().join("sentinel.conf");
-        std::fs::write(&path, config)?;
-        let mut command = Command::new(program("redis-server", "redis-server")?);
-        command.arg(path).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().context("start redis-server as a sentinel")?);
-        self.wait_until_up()
     }
 }
 

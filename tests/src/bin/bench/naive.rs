@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use bytes::Bytes;
 use clap::Args;
 use crds::config::EventIdRule;
-use harness::kafka::client_config;
-use rdkafka::Message;
+use harness::kafka::{client_config, record_of};
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use redis::AsyncCommands;
 use sidecar::event_id::{Scratch, identify};
-use sidecar::record::{Record, TopicPartition};
 
 use crate::app::Client;
 
@@ -71,15 +68,4 @@ pub(crate) async fn consume(args: Naive) -> anyhow::Result<()> {
     }
     println!("{}", serde_json::json!({"delivered": delivered, "duplicates": duplicates}));
     Ok(())
-}
-
-fn record_of(message: &impl Message) -> Record {
-    Record {
-        origin: TopicPartition { topic: message.topic().into(), partition: message.partition() },
-        offset: message.offset(),
-        timestamp: message.timestamp().to_millis(),
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers: Vec::new(),
-    }
 }
