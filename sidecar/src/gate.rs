@@ -390,6 +390,13 @@ impl Gate {
         self.sessions.close();
     }
 
+    /// Another server may have taken the store's place, without the last writes: with a claim of ours, then, where we had written that
+    /// the event is done. Nobody here would ever look at it again, and everybody elsewhere would wait for our session to end: so it does.
+    pub fn store_changed(&mut self) {
+        self.counts.sessions_lost += u64::from(self.sessions.is_open());
+        self.sessions.rotate();
+    }
+
     /// Every session is ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {

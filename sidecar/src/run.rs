@@ -128,9 +128,19 @@ pub async fn run(settings: Settings, kafka: &Handle) -> Result<(), RunError> {
 /// What comes in from the tasks.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Store(Vec<(Token, Result<Reply, StoreError>)>),
-    Delivered { id: usize, outcomes: Vec<Outcome> },
-    Copied { id: usize, result: Result<(), ProduceError> },
+    Store {
+        answers: Vec<(Token, Result<Reply, StoreError>)>,
+        /// [`ClaimStore::changes`] by then.
+        changes: u64,
+    },
+    Delivered {
+        id: usize,
+        outcomes: Vec<Outcome>,
+    },
+    Copied {
+        id: usize,
+        result: Result<(), ProduceError>,
+    },
     Paused(bool),
     AppAccepts,
     AppTrouble(String),
@@ -161,6 +171,8 @@ pub struct Service {
     heartbeat: Arc<AtomicU64>,
     /// Round trips to the store that are under way.
     asked: usize,
+    /// [`ClaimStore::changes`] that the gate knows of.
+    changes: u64,
     ending: Ending,
     /// Why it ends, other than that it was asked to.
     failure: Option<RunError>,
@@ -241,6 +253,7 @@ impl Service {
             app_watch: None,
             heartbeat,
             asked: 0,
+            changes: 0,
             ending: Ending::default(),
             failure: None,
             admin,
@@ -324,9 +337,13 @@ impl Service {
 
     fn input(&mut self, input: Input, now: Time) {
         match input {
-            Input::Store(answers) => {
+            Input::Store { answers, changes } => {
                 self.asked -= 1;
                 self.pipeline.gate().answered(answers, now);
+                if changes > self.changes {
+                    self.changes = changes;
+                    self.pipeline.gate().store_changed();
+                }
             }
             Input::Delivered { id, outcomes } => self.pipeline.delivered(id, outcomes, now),
             Input::Copied { id, result } => self.pipeline.copied(id, result, now),
@@ -443,7 +460,8 @@ impl Service {
             let replies = store.apply(ops).await;
             steps.answered();
             metrics.store_round_trip.observe(Time::now().since(sent).as_secs_f64());
-            let _ = inbox.send(Input::Store(tokens.into_iter().zip(replies).collect()));
+            let answers = tokens.into_iter().zip(replies).collect();
+            let _ = inbox.send(Input::Store { answers, changes: store.changes() });
         });
     }
 

@@ -132,6 +132,12 @@ impl Sessions {
         self.current.as_ref().filter(|life| self.alive(life, now)).map(|life| life.id)
     }
 
+    /// Is there a session that was opened, and not given up since?
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Is this the session that was opened last, and not given up since?
     #[must_use]
     pub fn is_current(&self, id: SessionId) -> bool {

@@ -21,7 +21,7 @@ mod sentinel;
 
 use cluster::Cluster;
 use exchange::{Outcome, exchange};
-use link::{Link, Target};
+use link::{Changes, Link, Target};
 use sentinel::Sentinels;
 
 /// What is wrong with the Redis settings. No text repeats a part of a URL.
@@ -107,6 +107,7 @@ impl Inspection {
 #[derive(Debug)]
 pub struct RedisStore {
     route: Route,
+    changes: Changes,
     timeout: Duration,
 }
 
@@ -124,15 +125,19 @@ impl RedisStore {
     pub fn new(settings: &RedisSettings) -> Result<Self, ConfigError> {
         let (mut addresses, access) = address::read(settings)?;
         let script_only = settings.claim_command == ClaimCommand::Script;
+        let changes = Changes::default();
+        let link = |target, access| Route::One(Link::new(target, access, script_only, changes.clone()));
         let route = match settings.topology {
-            Topology::Standalone => Route::One(Link::new(Target::Server(addresses.remove(0)), access, script_only)),
+            Topology::Standalone => link(Target::Server(addresses.remove(0)), access),
             Topology::Sentinel => {
                 let name = settings.sentinel_master.clone().ok_or(ConfigError::NoSentinelMaster)?;
-                Route::One(Link::new(Target::Master(Sentinels::new(addresses, name)), access, script_only))
+                link(Target::Master(Sentinels::new(addresses, name)), access)
             }
-            Topology::Cluster => Route::Cluster(Box::new(Cluster::new(addresses, access, script_only))),
+            Topology::Cluster => {
+                Route::Cluster(Box::new(Cluster::new(addresses, access, script_only, changes.clone())))
+            }
         };
-        Ok(Self { route, timeout: settings.timeout })
+        Ok(Self { route, changes, timeout: settings.timeout })
     }
 
     /// What the server, or each master of a cluster, says about itself; empty where it says nothing within the time-out.
@@ -184,6 +189,10 @@ impl ClaimStore for RedisStore {
                 Route::Cluster(cluster) => cluster.apply(&ops, self.timeout).await,
             }
         })
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.count()
     }
 }
 

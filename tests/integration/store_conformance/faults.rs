@@ -152,8 +152,10 @@ async fn a_killed_server_is_found_again() {
             assert!(is_not_sent(&one(&store, claim("a", "1")).await));
         }
         assert!(started.elapsed() < SLACK, "an absent server is told at once");
+        let changes = store.changes();
         server.restart().unwrap();
         recovers(&store).await;
+        assert!(store.changes() == changes && changes > 0, "each loss is told once");
         // The scripts went with the process.
         assert_eq!(one(&store, swap("recovered", "yes", "again")).await, Ok(Reply::Applied));
     }
@@ -437,6 +439,7 @@ async fn moving_slots_are_followed() {
         let replies = store.apply(ops).await;
         assert_eq!((&replies[0], &replies[2]), (&Ok(Reply::Present(bytes("2"))), &Ok(Reply::Present(bytes("1")))));
     }
+    assert!(store.changes() > 0, "whoever has the slot now may not have had every write");
 }
 
 async fn a_lost_cluster_node_leaves_the_others() {
@@ -468,8 +471,10 @@ async fn a_failover_is_followed() {
     });
     assert_eq!(one(&store, claim("before", "1")).await, Ok(Reply::Applied));
     assert_eq!(holds(&sentinel.servers[0], "before").as_deref(), Some("1"));
+    assert_eq!(store.changes(), 0, "the first server takes nobody's place");
     sentinel.fail_over().unwrap();
     recovers(&store).await;
+    assert!(store.changes() > 0, "the new master may lack what the old one said it had");
     assert_eq!(holds(&sentinel.servers[1], "recovered").as_deref(), Some("yes"), "it is the new master that was asked");
     let unknown = RedisSettings {
         topology: Topology::Sentinel,

@@ -100,6 +100,8 @@ pub enum Clause {
     ParkedGoOn,
     /// A session id is never used again.
     FreshIds,
+    /// Where another server may have taken the store's place, the session ends.
+    ChangedStoreEnds,
 }
 
 /// One exploration.

@@ -3,7 +3,7 @@
 use stateright::{Model, Property};
 
 use crate::action::{Action, Said};
-use crate::config::{Config, fault};
+use crate::config::{Clause, Config, fault};
 use crate::fair::EndsWell;
 use crate::gate::{Turn, slots};
 use crate::queue;
@@ -86,11 +86,6 @@ pub(crate) fn moves(config: &Config, world: &World, actions: &mut Vec<Action>) {
             actions.push(Action::Gone(session));
         }
     }
-    // A failover can bring back a claim that its living session has long forgotten: only its TTL ends that.
-    if config.has(fault::FAILOVER) {
-        let forgotten = |event: &usize| turn.is_forgotten_claim(*event);
-        actions.extend((0..EVENTS).filter(forgotten).map(|event| Action::ForgetClaim(event as u8)));
-    }
     for p in 0..PARTITIONS {
         match world.owner[p] {
             NOBODY => actions.extend(
@@ -144,6 +139,9 @@ fn sidecar_moves(turn: &Turn<'_>, s: usize, actions: &mut Vec<Action>) {
     }
     if sidecar.away {
         actions.push(Action::Back(me));
+    }
+    if sidecar.changed && !config.lacks(Clause::ChangedStoreEnds) {
+        actions.push(Action::Reconnect(me));
     }
     if sidecar.stopped {
         actions.push(Action::Resume(me));

@@ -4,8 +4,8 @@ use crate::action::{Action, Said};
 use crate::config::{Clause, Config, fault};
 use crate::gate::{Turn, slots};
 use crate::world::{
-    Answer, EVENTS, NOBODY, PARTITIONS, Renewal, SLOTS, STARTED, State, UNGUARDED, Value, Wire, World, Write,
-    session_of, sidecar_of,
+    Answer, EVENTS, NOBODY, PARTITIONS, Renewal, STARTED, State, UNGUARDED, Value, Wire, World, Write, session_of,
+    sidecar_of,
 };
 
 /// The world after an action.
@@ -70,6 +70,7 @@ fn mover(action: Action) -> Option<usize> {
         | Action::FinishRevoke(s, _)
         | Action::Assign(_, s)
         | Action::Resume(s)
+        | Action::Reconnect(s)
         | Action::Back(s)
         | Action::WriteBack(s, _)
         | Action::NoReply(s, _)
@@ -122,6 +123,10 @@ impl Turn<'_> {
             Action::Assign(p, s) => self.assign(u(p), u(s)),
             Action::Kick(p) | Action::Lose(p) => self.world.owner[u(p)] = NOBODY,
             Action::Resume(s) => self.sidecar(u(s)).stopped = false,
+            Action::Reconnect(s) => {
+                let sidecar = self.sidecar(u(s));
+                (sidecar.session, sidecar.changed) = (0, false);
+            }
             Action::Restart(s) => self.sidecar(u(s)).up = true,
             Action::Back(s) => {
                 self.sidecar(u(s)).away = false;
@@ -158,9 +163,16 @@ impl Turn<'_> {
                 self.world.alive = 0;
                 (0..EVENTS).for_each(|event| self.forget(event, Value::Absent, 4));
             }
-            Action::Restore => (0..EVENTS).for_each(|event| self.forget(event, self.world.before[event], 4)),
-            Action::LoseWrite(event) => self.forget(u(event), self.world.before[u(event)], 4),
+            Action::Restore => {
+                (0..EVENTS).for_each(|event| self.forget(event, self.world.before[event], 4));
+                self.change_store();
+            }
+            Action::LoseWrite(event) => {
+                self.forget(u(event), self.world.before[u(event)], 4);
+                self.change_store();
+            }
             Action::LoseSession(session) => {
+                self.change_store();
                 self.world.alive &= !(1 << session);
                 (0..EVENTS).for_each(|event| self.forget(event, self.world.values[event], 4));
             }
@@ -174,6 +186,11 @@ impl Turn<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Another server has taken the store's place: whoever knew the old one will notice.
+    fn change_store(&mut self) {
+        self.world.sidecars.iter_mut().filter(|sidecar| sidecar.up).for_each(|sidecar| sidecar.changed = true);
     }
 
     /// The store takes what a slot has on its way.
@@ -391,13 +408,6 @@ impl Turn<'_> {
         for (_, slot) in sidecar.slots.iter_mut().enumerate().filter(|(k, _)| k % EVENTS == event) {
             slot.aged |= slot.state == State::Granted(claim);
         }
-    }
-
-    /// A living sidecar's claim, which nothing in that sidecar knows of.
-    pub(crate) fn is_forgotten_claim(&self, event: usize) -> bool {
-        let Value::Claimed(claim) = self.world.values[event] else { return false };
-        let sidecar = &self.world.sidecars[sidecar_of(claim.session)];
-        sidecar.up && (0..SLOTS).all(|k| k % EVENTS != event || sidecar.slots[k].state == State::Free)
     }
 
     /// May the TTL of that event's claim end now? Not while it is used: what started under a young claim ends before the claim does.

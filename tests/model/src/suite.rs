@@ -30,10 +30,10 @@ const STUCK: Option<&str> = Some("ends well");
 /// Each clause taken out, with the fewest faults that show it.
 #[must_use]
 pub fn controls() -> Vec<Control> {
-    use fault::{AGE, CRASH, EFFECT, FAIL, LAPSE, LOSE, NETWORK, REJECT, RENEWAL, REVOKE, UNREACHABLE};
+    use fault::{AGE, CRASH, EFFECT, FAIL, FAILOVER, LAPSE, LOSE, NETWORK, REJECT, RENEWAL, REVOKE, UNREACHABLE};
     let letters = Config { dead_letters: true, ..CROSSWISE };
     let unordered = Config { ordering: Ordering::Unordered, ..CROSSWISE };
-    let table: [(Clause, Config, u8, u32, Option<&'static str>); 24] = [
+    let table: [(Clause, Config, u8, u32, Option<&'static str>); 25] = [
         (Clause::OnePhase, CROSSWISE, 1, CRASH, LOSS),
         (Clause::SkipsInProgress, CROSSWISE, 1, FAIL, LOSS),
         (Clause::DeletesWithoutCompare, CROSSWISE, 2, LAPSE | FAIL, ATTEMPT),
@@ -58,6 +58,7 @@ pub fn controls() -> Vec<Control> {
         (Clause::DoneBeforeCommit, Config { instant: true, ..CROSSWISE }, 1, NETWORK, None),
         (Clause::DoneUnconditional, CROSSWISE, 1, LAPSE, None),
         (Clause::ReleaseConfirmed, CROSSWISE, 1, UNREACHABLE, STUCK),
+        (Clause::ChangedStoreEnds, Config { instant: true, ..CROSSWISE }, 1, FAILOVER, STUCK),
     ];
     let control = |(clause, config, budget, faults, breaks)| Control {
         config: Config { without: Some(clause), budget, faults, ..config },

@@ -151,6 +151,8 @@ pub struct Sidecar {
     pub sessions: u8,
     /// By its clock its session still lives.
     pub fresh: bool,
+    /// Another server answers than the one that it knew.
+    pub changed: bool,
     /// A late renewal.
     pub renewal: Renewal,
     /// Partitions that it thinks it has, and those of them that it is giving up: bits.
@@ -179,6 +181,7 @@ pub const STARTED: Sidecar = Sidecar {
     session: 0,
     sessions: 0,
     fresh: false,
+    changed: false,
     renewal: Renewal::None,
     holds: 0,
     revoking: 0,
@@ -318,7 +321,7 @@ impl Bytes {
     }
 
     fn sidecar(&mut self, sidecar: &Sidecar) {
-        let flags = [sidecar.up, sidecar.stopped, sidecar.away, sidecar.fresh];
+        let flags = [sidecar.up, sidecar.stopped, sidecar.away, sidecar.fresh, sidecar.changed];
         self.put([flags.iter().fold(0, |all, flag| all << 1 | u8::from(*flag)), sidecar.sessions]);
         if !sidecar.up {
             return;

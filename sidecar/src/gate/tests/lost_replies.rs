@@ -199,3 +199,38 @@ fn a_delivery_or_completion_keeps_its_session_alive_until_it_is_settled() {
     assert!(rig.is_settled(1));
     assert!(!rig.store.contains_key(&old));
 }
+
+#[test]
+fn a_claim_that_a_failover_brings_back_holds_nobody_up() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let claim = rig.started(1).claim;
+    rig.complete(claim);
+    rig.settle_down();
+    assert!(rig.is_settled(1));
+    // The server that takes over has not heard of `done`, and the session of the claim lives.
+    rig.put(1, claim_value(session(1), 1));
+    rig.gate.store_changed();
+    rig.settle_down();
+    assert!(!rig.store.contains_key(&format!("s:{}", session(1))), "void everywhere");
+    assert_eq!(rig.gate.session(rig.now), Some(session(2)));
+    rig.request(2, 1);
+    rig.settle_down();
+    assert_eq!(rig.granted(2).unwrap().attempt(), 2, "the app is told");
+}
+
+#[test]
+fn a_delivery_under_way_keeps_its_session_alive_when_another_server_answers() {
+    let mut rig = Rig::open(FailurePolicy::Open);
+    rig.request(1, 1);
+    rig.settle_down();
+    let claim = rig.started(1).claim;
+    rig.gate.store_changed();
+    rig.settle_down();
+    assert!(rig.store.contains_key(&format!("s:{}", session(1))));
+    rig.complete(claim);
+    rig.settle_down();
+    assert_eq!(rig.stored(1), Some(&done_value(None)));
+    assert!(!rig.store.contains_key(&format!("s:{}", session(1))));
+}

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::address::{Access, Address};
 use super::exchange::{Outcome, exchange};
-use super::link::{Link, Target};
+use super::link::{Changes, Link, Target};
 use crate::store::{Op, Replies, StoreError};
 
 /// Redirections followed for one operation: to the new node, and on while slots are moving.
@@ -29,6 +29,7 @@ pub(super) struct Cluster {
     seeds: Vec<Address>,
     access: Access,
     script_only: bool,
+    changes: Changes,
     links: Mutex<HashMap<Address, Arc<Link>>>,
     map: Mutex<Option<Arc<SlotMap>>>,
     /// A node redirected or did not answer since the map was read.
@@ -56,11 +57,12 @@ struct Errand {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<Address>, access: Access, script_only: bool) -> Self {
+    pub(super) fn new(seeds: Vec<Address>, access: Access, script_only: bool, changes: Changes) -> Self {
         Self {
             seeds,
             access,
             script_only,
+            changes,
             links: Mutex::default(),
             map: Mutex::default(),
             stale: AtomicBool::new(false),
@@ -143,7 +145,8 @@ impl Cluster {
 
     fn link(&self, node: &Address) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Link::new(Target::Server(node.clone()), self.access.clone(), self.script_only);
+        let new =
+            || Link::new(Target::Server(node.clone()), self.access.clone(), self.script_only, self.changes.clone());
         Arc::clone(links.entry(node.clone()).or_insert_with(new))
     }
 
@@ -191,7 +194,10 @@ impl Cluster {
                 Ok(map) => {
                     let map = Arc::new(map);
                     self.forget_others(&map);
-                    *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&map));
+                    let before = self.map.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&map));
+                    if before.is_some_and(|before| before != map) {
+                        self.changes.add();
+                    }
                     return Ok(map);
                 }
                 Err(error) => why.push(error),

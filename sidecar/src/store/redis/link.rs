@@ -1,7 +1,7 @@
 //! Decides when to connect to one server and when to give its connection up. Does network I/O.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -33,6 +33,20 @@ pub(super) enum Target {
     Master(Sentinels),
 }
 
+/// How often another server may have taken the place of one that answered; shared by the links of a store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// One connection to one server, opened when first needed and again when lost.
 ///
 /// # Guarantees
@@ -42,6 +56,7 @@ pub(super) struct Link {
     target: Target,
     access: Access,
     script_only: bool,
+    changes: Changes,
     state: Mutex<State>,
 }
 
@@ -88,8 +103,8 @@ impl fmt::Debug for Link {
 
 impl Link {
     /// A link that connects when first asked; `script_only` takes every server for an old one.
-    pub(super) fn new(target: Target, access: Access, script_only: bool) -> Arc<Self> {
-        Arc::new(Self { target, access, script_only, state: Mutex::new(State::Down) })
+    pub(super) fn new(target: Target, access: Access, script_only: bool, changes: Changes) -> Arc<Self> {
+        Arc::new(Self { target, access, script_only, changes, state: Mutex::new(State::Down) })
     }
 
     /// The open connection, or the one that opens before `deadline`.
@@ -164,6 +179,7 @@ impl Link {
         let mut state = self.state();
         if is_up(&state, live) {
             *state = State::Down;
+            self.changes.add();
         }
     }
 
