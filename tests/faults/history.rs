@@ -12,6 +12,9 @@ const WRITTEN_BACK: u64 = 15_000;
 /// How long after a session's end its owner may still be unaware of it, or its request on the wire.
 const UNAWARE: u64 = 8_000;
 
+/// How long after a sidecar's death what it had sent to the app may take effect.
+const SENT_BEFORE: u64 = 1_000;
+
 /// A fault, and when it was, in milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interval {
@@ -88,7 +91,8 @@ impl History {
 
     /// The sidecar that had the effect's answer died before it could settle it: soon after, or while it could not.
     fn died(&self, death: &Interval, before: &Moment, again: &Moment) -> bool {
-        let died = death.kind.ends_sidecar() && death.strikes(before.pod) && death.overlaps(before.at, again.at);
+        let sent = before.at.saturating_sub(SENT_BEFORE);
+        let died = death.kind.ends_sidecar() && death.strikes(before.pod) && death.overlaps(sent, again.at);
         let unsettled = death.start <= before.at + SETTLES
             || self.faults.iter().any(|fault| {
                 (fault.kind.hides_redis() || fault.kind.ends_session()) && fault.overlaps(before.at, death.start)
@@ -144,7 +148,8 @@ mod tests {
         assert_eq!(window(0, 100_500, 2), Some((Window::Death, Some(Kind::KillSidecar))));
         assert_eq!(window(1, 100_500, 2), None, "another's death");
         assert_eq!(window(0, 90_000, 2), None, "it was settled long before");
-        assert_eq!(window(0, 102_000, 2), None, "it was dead already");
+        assert_eq!(window(0, 101_200, 2), Some((Window::Death, Some(Kind::KillSidecar))), "the app had it already");
+        assert_eq!(window(0, 102_500, 2), None, "it was dead already");
         assert_eq!(window(0, 100_500, 1), None, "the app was not told");
     }
 

@@ -49,6 +49,9 @@ struct Args {
     /// Chooses everything; by chance where it is not given.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
+    /// Only faults of these names, as the table has them, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// What gates the events.
     #[arg(long, value_enum, default_value = "ours")]
     gate: Gate,
@@ -131,7 +134,14 @@ async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
         setup.sentinel &= args.gate == Gate::Ours;
         let seed = seed + number as u64;
         let faults = Duration::from_secs(args.seconds);
-        let (kinds, rest) = (setup.kinds(), Duration::ZERO);
+        let named = |kind: &Kind| args.only.is_empty() || args.only.contains(&kind.name());
+        let kinds: Vec<Kind> = setup.kinds().into_iter().filter(named).collect();
+        anyhow::ensure!(
+            !kinds.is_empty(),
+            "--only: the setup of round {number} knows no fault of the names {:?}",
+            args.only
+        );
+        let rest = Duration::ZERO;
         let plan = Plan { seed, setup, gate: args.gate, faults, kinds, lanes: LANES, rest, rate: args.rate };
         let outcome = round::play(plan).await?;
         let verdict = check::check(&outcome.evidence);
@@ -157,7 +167,7 @@ async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
             Gate::OnePhase => !verdict.lost.is_empty(),
         };
         if !as_it_must_be {
-            round::keep(&outcome.world);
+            round::keep(&outcome.world, &outcome.evidence.history);
         }
         kept &= as_it_must_be;
         run.seeds.push(seed);
@@ -186,7 +196,8 @@ async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
 fn command(args: &Args, seed: u64) -> String {
     let gate = if args.gate == Gate::OnePhase { " --gate one-phase" } else { "" };
     let Args { rounds, first, seconds, rate, .. } = args;
+    let only = if args.only.is_empty() { String::new() } else { format!(" --only '{}'", args.only.join(",")) };
     format!(
-        "make faults ARGS=\"--rounds {rounds} --first {first} --seconds {seconds} --rate {rate} --seed {seed}{gate}\""
+        "make faults ARGS=\"--rounds {rounds} --first {first} --seconds {seconds} --rate {rate} --seed {seed}{gate}{only}\""
     )
 }

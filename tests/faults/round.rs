@@ -1,9 +1,11 @@
 //! Decides how a round goes: a world, load, faults in lanes for a time, all healed, all settled, and the evidence. I/O.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use futures_util::future::try_join_all;
 use harness::ledger::logical_id;
 use harness::offsets::{Offsets, read_all};
@@ -55,12 +57,20 @@ pub(crate) struct Outcome {
     pub(crate) world: Arc<World>,
 }
 
-/// Plays a round.
+/// Plays a round. Where it can't be played to its end, its files are kept.
 pub(crate) async fn play(plan: Plan) -> anyhow::Result<Outcome> {
     let world = World::new(plan.setup, plan.gate).await?;
+    let played = AssertUnwindSafe(play_in(&world, &plan)).catch_unwind().await;
+    if !matches!(played, Ok(Ok(_))) {
+        keep(&world, &History::default());
+    }
+    played.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+async fn play_in(world: &Arc<World>, plan: &Plan) -> anyhow::Result<Outcome> {
     let (over, stop) = watch::channel(false);
     let tending = tokio::spawn({
-        let world = Arc::clone(&world);
+        let world = Arc::clone(world);
         async move { world.tend().await }
     });
     let load = tokio::spawn(load::publish(world.bootstrap.clone(), plan.rate, plan.seed, stop.clone()));
@@ -70,7 +80,7 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<Outcome> {
     flows(&offsets).await;
 
     let until = Instant::now() + plan.faults;
-    let lanes = (0..plan.lanes).map(|lane| strike(&world, &plan, lane, until));
+    let lanes = (0..plan.lanes).map(|lane| strike(world, plan, lane, until));
     let faults: Vec<Interval> = try_join_all(lanes).await?.into_iter().flatten().collect();
     over.send_replace(true);
     let published = load.await??;
@@ -98,14 +108,16 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<Outcome> {
     let commits = std::mem::take(&mut *commits.lock().await);
     let evidence = Evidence { published, effects, dead, commits, history };
     let unasked = world.unasked.load(std::sync::atomic::Ordering::Relaxed);
-    Ok(Outcome { evidence, unasked, settled, world })
+    Ok(Outcome { evidence, unasked, settled, world: Arc::clone(world) })
 }
 
-/// Leaves the round's files for a person to look at.
-pub(crate) fn keep(world: &World) {
+/// Leaves the round's files, and when its faults were, for a person to look at.
+pub(crate) fn keep(world: &World, history: &History) {
+    let faults = history.faults.iter().map(|fault| format!("{fault:?}\n")).collect::<String>();
+    let written = std::fs::write(world.path().join("faults"), faults);
     let copy = std::env::temp_dir().join(format!("faults-kept-{}", std::process::id()));
     let copied = std::process::Command::new("cp").arg("-r").arg(world.path()).arg(&copy).status();
-    eprintln!("files of the round: {} ({copied:?})", copy.display());
+    eprintln!("files of the round: {} ({written:?}, {copied:?})", copy.display());
 }
 
 /// Waits until something was committed: a fault before that shows little.

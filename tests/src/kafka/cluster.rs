@@ -67,6 +67,12 @@ impl KafkaCluster {
         self.brokers.iter().map(Kafka::bootstrap).collect::<Vec<_>>().join(",")
     }
 
+    /// It is a single broker.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        self.brokers.len() == 1
+    }
+
     /// One of its brokers, by any number.
     ///
     /// # Errors
