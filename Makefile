@@ -7,6 +7,7 @@
 #   make model   every interleaving of the claim protocol in small worlds, and what breaks without each of its clauses: minutes
 #   make faults  faults at random over real Kafka, real Redis and the sidecar, for half an hour; a few minutes of it are part of `make test`
 #                (ARGS="--rounds 1 --seconds 60 --seed 7" chooses, ARGS=--write keeps the tables)
+#   make recovery   from SIGKILL of a sidecar until its partitions flow again, with the time-outs of production (20 minutes)
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory
@@ -25,7 +26,7 @@ MAKEFLAGS += --no-print-directory
 # One profile for all of it, so that librdkafka and the rest are compiled once.
 PROFILE := --release --locked
 
-.PHONY: demo test model e2e e2e-huleedu faults bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
+.PHONY: demo test model e2e e2e-huleedu faults recovery bench bench-parts lint clippy fmt fmt-check deny advisories setup setup-build dist binaries images \
   install-manifest release-files cluster-up cluster-down kind-up kind-e2e kind-down
 
 demo: setup-build
@@ -56,6 +57,10 @@ e2e-huleedu:
 faults: setup
 	cargo test $(PROFILE) --workspace --no-run
 	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults $(or $(ARGS),--rounds 9 --seconds 140 --rate 400 --write)
+
+recovery: setup
+	cargo test $(PROFILE) --workspace --no-run
+	target=$${CARGO_TARGET_DIR:-target}; $$target/release/faults --write recovery $(ARGS)
 
 bench:
 	scripts/setup bench

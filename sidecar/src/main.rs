@@ -2,7 +2,6 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use sidecar::args::{self, Command, exit};
 use sidecar::{demo, event_id, logging, run, smoke};
@@ -40,13 +39,12 @@ fn consume(settings: sidecar::settings::Settings) -> ExitCode {
         (Err(error), _) | (_, Err(error)) => return args::tell(&error, exit::INTERNAL),
     };
     let ended = main.block_on(run::run(settings, kafka.handle()));
-    // A commit may wait for a broker that is away; what it would commit comes again.
-    kafka.shutdown_timeout(Duration::from_secs(1));
-    match ended {
-        Ok(()) => ExitCode::from(exit::DRAINED),
-        Err(error) => {
-            tracing::error!(%error, "the sidecar ends");
-            args::tell(&error, error.exit_code())
-        }
-    }
+    let code = ended.err().map_or(exit::DRAINED, |error| {
+        tracing::error!(%error, "the sidecar ends");
+        args::tell(&error, error.exit_code());
+        error.exit_code()
+    });
+    // Not by returning: the runtimes would wait for what waits for Kafka, a commit to a broker that is away, or one of librdkafka's threads
+    // that sleeps by a wall clock which was set back. What that would still do comes again.
+    std::process::exit(code.into())
 }

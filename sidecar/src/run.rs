@@ -3,9 +3,11 @@
 //! One loop owns the pipeline. Everything else (store round trips, requests to the app, copies, Kafka) runs in tasks that
 //! answer into the loop's inbox.
 
+use std::fs;
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,12 +40,14 @@ use crate::store::redis::RedisStore;
 use crate::store::{ClaimStore, Op, Reply, StoreError};
 
 mod ending;
+mod instance;
 mod publish;
 mod sessions_file;
 mod watch_app;
 mod watch_pause;
 
 use ending::Ending;
+use instance::instance_id;
 use publish::Publisher;
 use sessions_file::SessionsFile;
 
@@ -200,6 +204,7 @@ impl Service {
         };
         let listener = bound.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
         let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
+        let instance = instance_id(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
         let now = Time::now();
         let gate = Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
         let (inbox, inputs) = mpsc::unbounded_channel();
@@ -213,7 +218,7 @@ impl Service {
         let limits = Limits { max_records: buffer.max_records, max_bytes: buffer.max_bytes };
         let consumer = {
             let _reading = runtime.enter();
-            Arc::new(Consumer::new(&settings.kafka, limits, identifier(&settings), events)?)
+            Arc::new(Consumer::new(&settings.kafka, instance.as_deref(), limits, identifier(&settings), events)?)
         };
         let producer = Producer::new(settings.kafka.clone());
         let metrics = Metrics::new(&config.topics);
@@ -273,6 +278,15 @@ impl Service {
     /// [`RunError::Fatal`] when the Kafka client fails for good, [`RunError::Recreated`] when a topic is another than before,
     /// [`RunError::Undrained`] when the drain took too long, [`RunError::Unrecorded`] when Kafka or Redis was away at its end.
     pub async fn serve(mut self, terminated: impl Future<Output = ()>) -> Result<(), RunError> {
+        let ended = self.consume(terminated).await;
+        let failure = self.failure.take();
+        self.close().await;
+        tracing::info!("ended");
+        failure.map_or(ended, Err)
+    }
+
+    /// Until it is drained, or can't go on.
+    async fn consume(&mut self, terminated: impl Future<Output = ()>) -> Result<(), RunError> {
         let mut terminated = std::pin::pin!(terminated);
         let mut inputs = Vec::with_capacity(TURN);
         self.pipeline.start();
@@ -288,7 +302,7 @@ impl Service {
                 self.publisher.publish(&mut self.pipeline, self.consumer.budget(), now);
             }
             if let Some(ended) = self.ending.step(&mut self.pipeline, &self.membership, now) {
-                return self.end(ended).await;
+                return ended.map_err(RunError::Undrained);
             }
             let due =
                 [self.pipeline.next_due(), self.publisher.next_due(), Some(now + TICK)].into_iter().flatten().min();
@@ -317,7 +331,8 @@ impl Service {
         }
     }
 
-    async fn end(self, ended: Result<(), usize>) -> Result<(), RunError> {
+    /// Ends what runs beside the loop. The client may take for ever where it has failed for good, so that has a bound.
+    async fn close(self) {
         self.admin.abort();
         if let Some(watch) = self.app_watch {
             watch.abort();
@@ -328,11 +343,8 @@ impl Service {
         if let Ok(consumer) = Arc::try_unwrap(self.consumer) {
             consumer.close(Duration::from_secs(5)).await;
         }
-        tracing::info!("ended");
-        match self.failure {
-            Some(failure) => Err(failure),
-            None => ended.map_err(RunError::Undrained),
-        }
+        // Its last reference waits for a thread of librdkafka's, which may take long; nothing is in its queue that will not come again.
+        std::thread::spawn(move || drop(self.producer));
     }
 
     fn input(&mut self, input: Input, now: Time) {
@@ -575,6 +587,15 @@ fn terminated() -> impl Future<Output = ()> {
             std::process::exit(70);
         });
     }
+}
+
+/// Replaces a file at once: a reader sees the old text or the new one.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(fresh, path)
 }
 
 /// The sessions of a predecessor, as the file names them.

@@ -100,6 +100,8 @@ struct BrokerState {
     reason: String,
     /// Statistics in a row without a connected broker.
     unconnected: u32,
+    /// Statistics in a row without the address of any broker.
+    unlisted: u32,
 }
 
 impl Brokers {
@@ -128,6 +130,18 @@ impl Brokers {
         if state.unconnected >= 2 && !matches!(state.told, Some((false, _))) {
             let message = if state.reason.is_empty() { "no broker is connected" } else { &state.reason }.to_owned();
             self.tell(&mut state, false, message);
+        }
+    }
+
+    /// librdkafka takes a broker at its word that says that there are no brokers, as one does that its controller has taken for dead. It
+    /// then forgets all addresses, those of its configuration too, and never comes back (its issue 5301): a new client does.
+    fn listed(&self, any: bool) {
+        let mut state = lock(&self.state);
+        state.unlisted = if any { 0 } else { state.unlisted + 1 };
+        if state.unlisted == 2 {
+            let message = "a broker said that there are no brokers, and the Kafka client has forgotten all their addresses: \
+                           the next start connects anew";
+            let _ = self.events.send(KafkaEvent::Fatal(message.to_owned()));
         }
     }
 
@@ -290,6 +304,7 @@ impl ClientContext for Context {
             return;
         };
         self.brokers.connected(stats.brokers.values().any(|b| b.state == "UP"));
+        self.brokers.listed(stats.brokers.values().any(|b| !matches!(&*b.source, "logical" | "internal")));
         let mut ends = Vec::new();
         for (topic, t) in &stats.topics {
             for p in t.partitions.values().filter(|p| p.partition >= 0 && p.end() >= 0) {
@@ -342,6 +357,9 @@ struct Stats {
 #[derive(Deserialize)]
 struct BrokerStats {
     state: String,
+    /// `logical` is a name for one of the others, as the group's coordinator is; `internal` is none.
+    #[serde(default)]
+    source: String,
 }
 
 #[derive(Deserialize)]
@@ -462,5 +480,20 @@ mod tests {
         assert_eq!(next(), Some((true, String::new())));
         context.error(RdError::Global(Code::Authentication), "SASL authentication error: Authentication failed");
         assert_eq!(next().map(|(up, _)| up), Some(false));
+    }
+
+    #[test]
+    fn a_client_that_has_forgotten_all_brokers_is_given_up() {
+        let (context, mut events) = context();
+        let mut fatal =
+            || std::iter::from_fn(|| events.try_recv().ok()).any(|event| matches!(event, KafkaEvent::Fatal(_)));
+        let none = br#"{"brokers":{"GroupCoordinator":{"state":"UP","source":"logical"},":0/internal":{"state":"INIT","source":"internal"}}}"#;
+        let some = br#"{"brokers":{"GroupCoordinator":{"state":"INIT","source":"logical"},"k:9092/1":{"state":"TRY_CONNECT","source":"learned"}}}"#;
+        for statistics in [&some[..], none, some, none] {
+            context.stats_raw(statistics);
+            assert!(!fatal(), "one sample may fall between two metadata");
+        }
+        context.stats_raw(none);
+        assert!(fatal());
     }
 }
