@@ -7,7 +7,7 @@
 #   make model   every interleaving of the claim protocol in small worlds, and what breaks without each of its clauses: minutes
 #   make faults  faults at random over real Kafka, real Redis and the sidecar, for half an hour; a few minutes of it are part of `make test`
 #                (ARGS="--rounds 1 --seconds 60 --seed 7" chooses, ARGS=--write keeps the tables)
-#   make recovery   from SIGKILL of a sidecar until its partitions flow again, with the time-outs of production (20 minutes)
+#   make recovery   from SIGKILL of a sidecar until its partitions flow again, with the time-outs of production (8 minutes)
 #   make lint    formatting, lints; licences, sources and bans of the dependencies
 #   make bench   the sidecar beside the Python decorator and a naive loop, on real Kafka and Redis (ARGS=--write keeps the table)
 #   make bench-parts   its parts alone, by criterion: event id, claims, the whole loop on a store in memory

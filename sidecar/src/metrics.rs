@@ -248,7 +248,7 @@ impl Metrics {
         r.register("sessions_opened", "Sessions opened", self.sessions_opened.clone());
         r.register(
             "sessions_lost",
-            "Sessions not renewed in time, or gone from the store before their time",
+            "Sessions not renewed in time, gone from the store before their time, or given up since another server may have its place",
             self.sessions_lost.clone(),
         );
         r.register("write_back_queue", "Ids that wait to be written back to the store", self.write_back_queue.clone());

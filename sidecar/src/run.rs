@@ -3,11 +3,9 @@
 //! One loop owns the pipeline. Everything else (store round trips, requests to the app, copies, Kafka) runs in tasks that
 //! answer into the loop's inbox.
 
-use std::fs;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,14 +38,12 @@ use crate::store::redis::RedisStore;
 use crate::store::{ClaimStore, Op, Reply, StoreError};
 
 mod ending;
-mod instance;
 mod publish;
 mod sessions_file;
 mod watch_app;
 mod watch_pause;
 
 use ending::Ending;
-use instance::instance_id;
 use publish::Publisher;
 use sessions_file::SessionsFile;
 
@@ -204,7 +200,6 @@ impl Service {
         };
         let listener = bound.map_err(|source| RunError::Bind { address: bind.clone(), source })?;
         let sessions_file = SessionsFile::open(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
-        let instance = instance_id(config.state_dir.as_deref()).map_err(RunError::StateDir)?;
         let now = Time::now();
         let gate = Gate::new(gate_config(&settings), sessions_file.inherited().to_vec(), Gate::random_ids(), now);
         let (inbox, inputs) = mpsc::unbounded_channel();
@@ -218,7 +213,7 @@ impl Service {
         let limits = Limits { max_records: buffer.max_records, max_bytes: buffer.max_bytes };
         let consumer = {
             let _reading = runtime.enter();
-            Arc::new(Consumer::new(&settings.kafka, instance.as_deref(), limits, identifier(&settings), events)?)
+            Arc::new(Consumer::new(&settings.kafka, limits, identifier(&settings), events)?)
         };
         let producer = Producer::new(settings.kafka.clone());
         let metrics = Metrics::new(&config.topics);
@@ -344,7 +339,12 @@ impl Service {
             consumer.close(Duration::from_secs(5)).await;
         }
         // Its last reference waits for a thread of librdkafka's, which may take long; nothing is in its queue that will not come again.
-        std::thread::spawn(move || drop(self.producer));
+        let (dropped, gone) = oneshot::channel();
+        std::thread::spawn(move || {
+            drop(self.producer);
+            let _ = dropped.send(());
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
     }
 
     fn input(&mut self, input: Input, now: Time) {
@@ -587,15 +587,6 @@ fn terminated() -> impl Future<Output = ()> {
             std::process::exit(70);
         });
     }
-}
-
-/// Replaces a file at once: a reader sees the old text or the new one.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(fresh, path)
 }
 
 /// The sessions of a predecessor, as the file names them.

@@ -130,7 +130,7 @@ pub trait ClaimStore: Send + Sync + 'static {
     /// Applies the operations in one round trip where possible.
     fn apply(&self, ops: Vec<Op>) -> Pin<Box<dyn Future<Output = Replies> + Send + '_>>;
 
-    /// How often so far another server may have taken the place of one that answered: it may lack the last writes.
+    /// How often so far another server may have taken the place of one that answered, as far as can be seen: it may lack the last writes.
     fn changes(&self) -> u64 {
         0
     }

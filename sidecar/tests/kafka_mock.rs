@@ -73,7 +73,7 @@ struct Member {
 impl Member {
     fn new(settings: &KafkaSettings, limits: Limits) -> Self {
         let (sender, events) = unbounded_channel();
-        let consumer = Consumer::new(settings, None, limits, identify(), sender).unwrap();
+        let consumer = Consumer::new(settings, limits, identify(), sender).unwrap();
         Self {
             consumer: Some(consumer),
             events,

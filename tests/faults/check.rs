@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use harness::ledger::Published;
 
 use crate::app::Entry;
-use crate::history::{History, Moment};
+use crate::history::{History, Moment, SENT_BEFORE};
 use crate::kind::{Kind, Window};
 
 /// How many of each fault of ours are told in full.
@@ -185,10 +185,8 @@ fn past(evidence: &Evidence, settled: &BTreeMap<&str, u64>, verdict: &mut Verdic
     }
 }
 
-/// What a killed sidecar had handed to its app takes effect within this time, in milliseconds: that is no recovery.
-const UNDER_WAY: u64 = 50;
-
-/// From each kill that nothing else got mixed up with, until every partition that the killed one held flowed again.
+/// From each kill that nothing else got mixed up with, until every partition that the killed one held flowed again. What its app had already is
+/// no sign of that.
 fn recoveries(evidence: &Evidence) -> Vec<Recovery> {
     let mut by_partition: BTreeMap<i32, Vec<(u64, usize)>> = BTreeMap::new();
     for (pod, entry) in &evidence.effects {
@@ -208,7 +206,7 @@ fn recoveries(evidence: &Evidence) -> Vec<Recovery> {
                 let after = effects.partition_point(|(at, _)| *at <= kill.start);
                 let (last, pod) = effects[..after].last()?;
                 let held = Some(*pod) == kill.pod && *last + 1_000 >= kill.start;
-                let again = effects.partition_point(|(at, _)| *at <= kill.start + UNDER_WAY);
+                let again = effects.partition_point(|(at, _)| *at <= kill.start + SENT_BEFORE);
                 held.then(|| effects.get(again).map(|(at, _)| at - kill.start)).flatten()
             });
             Some(Recovery { kind: kill.kind, millis: flows_again.max()? })

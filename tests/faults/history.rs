@@ -13,7 +13,9 @@ const WRITTEN_BACK: u64 = 15_000;
 const UNAWARE: u64 = 8_000;
 
 /// How long after a sidecar's death what it had sent to the app may take effect.
-const SENT_BEFORE: u64 = 1_000;
+pub(crate) const SENT_BEFORE: u64 = 500;
+/// How long after Redis has lost writes an event may take effect that was claimed before.
+const CLAIMED_BEFORE: u64 = 4_000;
 
 /// A fault, and when it was, in milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +73,9 @@ impl History {
                 return Some((Window::Session, Some(fault)));
             }
         }
-        let lost =
-            |fault: &Interval| fault.kind.loses_writes() && fault.overlaps(before.at.saturating_sub(UNAWARE), again.at);
+        let lost = |fault: &Interval| {
+            fault.kind.loses_writes() && fault.overlaps(before.at.saturating_sub(CLAIMED_BEFORE), again.at)
+        };
         if let Some(fault) = self.find(lost) {
             return Some((Window::DataLoss, Some(fault)));
         }

@@ -51,7 +51,10 @@ pub(crate) async fn inject(world: &World, fault: Fault) -> anyhow::Result<Interv
             of(fault.kind, None, start)
         }
         Target::Broker => of(fault.kind, None, on_broker(world, fault).await?),
-        Target::Redis => of(fault.kind, None, on_redis(world, fault).await?),
+        Target::Redis => {
+            let (start, end) = on_redis(world, fault).await?;
+            Interval { kind: fault.kind, pod: None, start, end }
+        }
     })
 }
 
@@ -197,7 +200,7 @@ async fn on_broker(world: &World, fault: Fault) -> anyhow::Result<u64> {
         Kind::KillBroker => {
             broker.kill();
             sleep(fault.span).await;
-            broker.restart().await?;
+            kafka.restart(fault.seed).await?;
         }
         _ => {
             // One that its controller has taken for dead tells clients that there are no brokers, and librdkafka forgets all addresses (its
@@ -211,34 +214,40 @@ async fn on_broker(world: &World, fault: Fault) -> anyhow::Result<u64> {
     Ok(start)
 }
 
-async fn on_redis(world: &World, fault: Fault) -> anyhow::Result<u64> {
+/// When it began, and when no write was lost by it any more.
+async fn on_redis(world: &World, fault: Fault) -> anyhow::Result<(u64, u64)> {
     let mut redis = world.redis.lock().await;
     let start = now();
-    match &mut *redis {
-        Store::Alone(redis) => on_lone_redis(redis, fault).await?,
+    let end = match &mut *redis {
+        Store::Alone(redis) => on_lone_redis(redis, fault).await.map(|()| now())?,
         Store::Sentinel(set) => on_sentinel(set, fault).await?,
-    }
-    Ok(start)
+    };
+    Ok((start, end))
 }
 
-async fn on_sentinel(set: &mut RedisSentinel, fault: Fault) -> anyhow::Result<()> {
+/// Sidecars look each second whether their master is the one that is named.
+const FOLLOWED: u64 = 2_000;
+
+async fn on_sentinel(set: &mut RedisSentinel, fault: Fault) -> anyhow::Result<u64> {
     match fault.kind {
-        Kind::FailOver => block_in_place(|| set.fail_over()),
+        Kind::FailOver => block_in_place(|| set.promote())?,
         Kind::LoseMaster => {
             set.stop_replication()?;
             sleep(fault.span).await;
-            block_in_place(|| set.lose_master())
+            block_in_place(|| set.lose_master())?;
         }
         Kind::FreezeMaster => {
             let master = set.master()?;
             set.servers[master].freeze()?;
             sleep(fault.span).await;
             set.servers[master].thaw()?;
-            block_in_place(|| set.wait_until_whole())
         }
-        Kind::Flush => send(&set.servers[set.master()?], &["FLUSHALL"]),
+        Kind::Flush => send(&set.servers[set.master()?], &["FLUSHALL"])?,
         other => anyhow::bail!("{other:?} is no fault of a master and a replica"),
     }
+    let end = if fault.kind == Kind::Flush { now() } else { now() + FOLLOWED };
+    block_in_place(|| set.wait_until_whole())?;
+    Ok(end)
 }
 
 async fn on_lone_redis(redis: &mut RedisServer, fault: Fault) -> anyhow::Result<()> {

@@ -96,7 +96,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 /// Faults at once.
 const LANES: u64 = 3;
 /// Between two kills whose recovery is measured: longer than Kafka's session time-out.
-const REST: Duration = Duration::from_secs(58);
+const REST: Duration = Duration::from_secs(20);
 
 async fn recovery(args: &Args, kills: u32) -> anyhow::Result<ExitCode> {
     let seed = args.seed();
@@ -167,7 +167,7 @@ async fn rounds(args: &Args) -> anyhow::Result<ExitCode> {
             Gate::OnePhase => !verdict.lost.is_empty(),
         };
         if !as_it_must_be {
-            round::keep(&outcome.world, &outcome.evidence.history);
+            round::keep(&outcome.world);
         }
         kept &= as_it_must_be;
         run.seeds.push(seed);

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use futures_util::future::try_join_all;
 use harness::ledger::logical_id;
 use harness::offsets::{Offsets, read_all};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::app::{self, now};
 use crate::check::{Committed, Evidence};
-use crate::history::{History, Interval};
+use crate::history::History;
 use crate::inject::inject;
 use crate::kind::Kind;
 use crate::load;
@@ -62,7 +63,7 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<Outcome> {
     let world = World::new(plan.setup, plan.gate).await?;
     let played = AssertUnwindSafe(play_in(&world, &plan)).catch_unwind().await;
     if !matches!(played, Ok(Ok(_))) {
-        keep(&world, &History::default());
+        keep(&world);
     }
     played.unwrap_or_else(|panic| resume_unwind(panic))
 }
@@ -80,8 +81,14 @@ async fn play_in(world: &Arc<World>, plan: &Plan) -> anyhow::Result<Outcome> {
     flows(&offsets).await;
 
     let until = Instant::now() + plan.faults;
-    let lanes = (0..plan.lanes).map(|lane| strike(world, plan, lane, until));
-    let faults: Vec<Interval> = try_join_all(lanes).await?.into_iter().flatten().collect();
+    // A thread for each: one that blocks must not hold the others up.
+    let strike = |lane| {
+        let (world, plan, runtime) = (Arc::clone(world), plan.clone(), Handle::current());
+        spawn_blocking(move || runtime.block_on(strike(&world, &plan, lane, until)))
+    };
+    for lane in (0..plan.lanes).map(strike).collect::<Vec<_>>() {
+        lane.await??;
+    }
     over.send_replace(true);
     let published = load.await??;
     looking.await??;
@@ -104,7 +111,7 @@ async fn play_in(world: &Arc<World>, plan: &Plan) -> anyhow::Result<Outcome> {
         let refused = published.events.keys().filter(|event| app::fate(event) == app::Fate::Reject);
         dead.extend(refused.map(|event| (event.clone(), 0)));
     }
-    let history = History { faults, open: plan.setup.open };
+    let history = History { faults: world.struck.lock().unwrap().clone(), open: plan.setup.open };
     let commits = std::mem::take(&mut *commits.lock().await);
     let evidence = Evidence { published, effects, dead, commits, history };
     let unasked = world.unasked.load(std::sync::atomic::Ordering::Relaxed);
@@ -112,10 +119,11 @@ async fn play_in(world: &Arc<World>, plan: &Plan) -> anyhow::Result<Outcome> {
 }
 
 /// Leaves the round's files, and when its faults were, for a person to look at.
-pub(crate) fn keep(world: &World, history: &History) {
-    let faults = history.faults.iter().map(|fault| format!("{fault:?}\n")).collect::<String>();
+pub(crate) fn keep(world: &World) {
+    let faults = world.struck.lock().unwrap().iter().map(|fault| format!("{fault:?}\n")).collect::<String>();
     let written = std::fs::write(world.path().join("faults"), faults);
-    let copy = std::env::temp_dir().join(format!("faults-kept-{}", std::process::id()));
+    let name = world.path().file_name().unwrap_or_default().to_string_lossy();
+    let copy = std::env::temp_dir().join(format!("{name}-kept"));
     let copied = std::process::Command::new("cp").arg("-r").arg(world.path()).arg(&copy).status();
     eprintln!("files of the round: {} ({written:?}, {copied:?})", copy.display());
 }
@@ -130,17 +138,17 @@ async fn flows(offsets: &Offsets) {
 }
 
 /// Injects one fault after another.
-async fn strike(world: &World, plan: &Plan, lane: u64, until: Instant) -> anyhow::Result<Vec<Interval>> {
-    let mut struck = Vec::new();
+async fn strike(world: &World, plan: &Plan, lane: u64, until: Instant) -> anyhow::Result<()> {
     let seed = plan.seed.wrapping_mul(31).wrapping_add(lane);
     for fault in Lane::new(seed, PODS, &plan.kinds) {
         if Instant::now() >= until {
             break;
         }
-        struck.push(inject(world, fault).await.with_context(|| format!("{fault:?}"))?);
+        let struck = inject(world, fault).await.with_context(|| format!("{fault:?}"))?;
+        world.struck.lock().unwrap().push(struck);
         sleep(fault.pause + plan.rest).await;
     }
-    Ok(struck)
+    Ok(())
 }
 
 /// Notes what is committed, again and again.

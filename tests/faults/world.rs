@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, RwLock};
 
-use crate::history::ANSWERS;
+use crate::history::{ANSWERS, Interval};
 use crate::kind::Kind;
 use crate::pod::{Gate, Pod};
 
@@ -131,6 +131,8 @@ pub(crate) struct World {
     pub(crate) config: SidecarConfig,
     /// Held by whoever strikes all pods; shared by whoever strikes one.
     pub(crate) all_pods: RwLock<()>,
+    /// What has gone wrong so far.
+    pub(crate) struck: std::sync::Mutex<Vec<Interval>>,
     /// How many further pods have come and gone.
     pub(crate) guests: AtomicUsize,
     /// Sidecars that ended without a fault having asked them to.
@@ -180,6 +182,7 @@ impl World {
             links,
             config,
             all_pods: RwLock::new(()),
+            struck: std::sync::Mutex::default(),
             guests: AtomicUsize::new(0),
             unasked: AtomicU64::new(0),
             ending: AtomicBool::new(false),

@@ -21,7 +21,6 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         trial("restarts::sigterm_loses_and_repeats_nothing_and_leaves_the_group", sigterm_loses_and_repeats_nothing),
         trial("restarts::sigkill_loses_nothing_and_repeats_with_a_higher_attempt", sigkill_loses_nothing),
-        trial("restarts::a_restarted_sidecar_has_its_partitions_at_once", has_its_partitions_at_once),
         trial("restarts::a_restarted_sidecar_takes_its_own_claims_back_at_once", takes_its_own_claims_back),
         trial("restarts::a_restarted_sidecar_ends_its_predecessors_session_at_once", ends_its_predecessors_session),
         trial("restarts::another_member_waits_for_a_killed_ones_session", another_waits_for_a_killed_ones_session),
@@ -90,35 +89,6 @@ async fn sigkill_loses_nothing(env: Env) -> anyhow::Result<()> {
     check.assert_none_lost();
     check.second_deliveries_only_with_attempt_above_one();
     ensure!(check.count(&late) == 2, "the late event came {} times", check.count(&late));
-    Ok(())
-}
-
-async fn has_its_partitions_at_once(env: Env) -> anyhow::Result<()> {
-    let mut rig = Rig::new(&env, 4, complete()).await?;
-    rig.config.state_dir = Some(env.dir().join("state"));
-    // Kafka's own session time-out, 45 s: nobody else would have the partitions before that.
-    rig.config.kafka.properties.clear();
-    let mut published = rig.publish_plan(&Plan::new(200, 4)).await?;
-    let mut sidecar = rig.start().await?;
-    effects(&rig.app, 200).await;
-    rig.config.state_dir = Some(env.dir().join("other"));
-    let mut other = env.sidecar("other", &rig.config).await?;
-    other.wait_for("its share", SOON, |status| status.partitions.len() == 2).await;
-    sidecar.kill();
-    published.extend(rig.publish_plan(&Plan { seed: 2, ..Plan::new(200, 4) }).await?);
-    sidecar.restart().await?;
-    eventually("all partitions to flow", Duration::from_secs(30), async || {
-        rig.app.ledger().check(&published).lost().is_empty()
-    })
-    .await;
-    for member in [&mut sidecar, &mut other] {
-        let status = member.terminate(SOON).await?;
-        ensure!(how(status) == "exit code 0", "{status:?}");
-    }
-    ensure!(rig.offsets().await?.members().await? == 0, "a static member that is asked to end leaves");
-    let check = rig.app.ledger().check(&published);
-    check.assert_none_lost();
-    check.second_deliveries_only_with_attempt_above_one();
     Ok(())
 }
 

@@ -14,6 +14,10 @@ const SECRETS: &str = "a secret or another way to log in must not stand in this 
 const CALLBACK_TYPES: &str = "it can't be set by text";
 const CODE: &str = "the sidecar loads no foreign code";
 
+/// Default of `session.timeout.ms`, in milliseconds. Kafka's own, 45 s, is how long partitions of a dead member stand still. It is so long
+/// since being taken for dead is dear for most clients; here nothing comes twice by it (docs/adr/0017-session-timeout.md).
+pub const SESSION_TIMEOUT: u64 = 15_000;
+
 /// Properties that are refused by name, and why.
 pub const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "use kafka.bootstrapServers"),
@@ -98,7 +102,7 @@ pub fn reserved(name: &str) -> Option<&'static str> {
 /// How long Kafka believes a silent member alive.
 #[must_use]
 pub fn session_timeout(properties: &BTreeMap<String, String>) -> Duration {
-    millis(properties, "session.timeout.ms", 45_000)
+    millis(properties, "session.timeout.ms", SESSION_TIMEOUT)
 }
 
 /// How long a member may go without a poll, and so a revoke may take.

@@ -1,5 +1,6 @@
 //! Decides librdkafka's properties: the user's, and over them those that the promises stand on. Pure, but for creating the client.
 
+use crds::config::kafka_properties::SESSION_TIMEOUT;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as RdError;
@@ -14,13 +15,13 @@ const MESSAGE_MAX: usize = 1_000_000_000;
 /// Room for the headers that a dead letter has and its record had not.
 const HEADER_ROOM: usize = 65_536;
 
-/// Properties of the consumer. With an `instance` it is a static member of its group, by that name.
-pub(super) fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> ClientConfig {
+/// Properties of the consumer.
+pub(super) fn consumer(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     // What a user may change. A partition has a queue of its own, so the bound on prefetched bytes is one for each
     // partition; a reader that found its queue full must be fed again at once (the default pause of 1 s halves throughput).
     config
-        .set("session.timeout.ms", "45000")
+        .set("session.timeout.ms", SESSION_TIMEOUT.to_string())
         // A member hears by its heartbeats that partitions are to change hands: so long may a handover wait for each.
         .set("heartbeat.interval.ms", "1000")
         .set("queued.max.messages.kbytes", "1024")
@@ -43,9 +44,6 @@ pub(super) fn consumer(settings: &KafkaSettings, instance: Option<&str>) -> Clie
         .set("allow.auto.create.topics", "false")
         .set("statistics.interval.ms", "5000")
         .set_log_level(RDKafkaLogLevel::Debug);
-    if let Some(instance) = instance {
-        config.set("group.instance.id", instance);
-    }
     config
 }
 
@@ -123,7 +121,7 @@ mod tests {
             ("session.timeout.ms", "9000"),
             ("receive.message.max.bytes", "5000"),
         ]);
-        let c = consumer(&s, None);
+        let c = consumer(&s);
         assert_eq!(c.get("enable.auto.commit"), Some("false"));
         assert_eq!(c.get("session.timeout.ms"), Some("9000"));
         assert_eq!(c.get("bootstrap.servers"), Some("k:9092"));
@@ -133,14 +131,14 @@ mod tests {
     #[test]
     fn every_property_of_ours_is_known_to_librdkafka() {
         let s = settings(&[("bootstrap.servers", "k:9092")]);
-        consumer(&s, Some("pod-1")).create_native_config().unwrap();
+        consumer(&s).create_native_config().unwrap();
         producer(&s).create_native_config().unwrap();
     }
 
     #[test]
     fn a_refused_property_is_named_and_a_secret_stays_hidden() {
         let s = settings(&[("no.such.property", "x")]);
-        let error = creation_error(consumer(&s, None).create_native_config().err().unwrap(), &s).to_string();
+        let error = creation_error(consumer(&s).create_native_config().err().unwrap(), &s).to_string();
         assert!(error.contains("no.such.property"), "{error}");
         let s = settings(&[("ssl.key.pem", "TOP-SECRET")]);
         let refused = RdError::ClientConfig(

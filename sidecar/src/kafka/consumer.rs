@@ -64,14 +64,12 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Creates the client, outside of its group, and starts to look for the topics. Must be called in a tokio runtime. With an `instance`
-    /// it is a static member: who joins by the same name later has its partitions at once, without a rebalance.
+    /// Creates the client, outside of its group, and starts to look for the topics. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// [`KafkaError::Property`] or [`KafkaError::Client`] when librdkafka refuses the settings. An absent broker is no error.
     pub fn new(
         settings: &KafkaSettings,
-        instance: Option<&str>,
         limits: Limits,
         identify: Identify,
         events: Events,
@@ -82,9 +80,8 @@ impl Consumer {
         let (answers, answered) = unbounded_channel();
         let context = Context::new(&settings.topics, events.clone(), rebalances);
         let table = Arc::clone(&context.table);
-        let consumer: StreamConsumer<Context> = config::consumer(settings, instance)
-            .create_with_context(context)
-            .map_err(|e| config::creation_error(e, settings))?;
+        let consumer: StreamConsumer<Context> =
+            config::consumer(settings).create_with_context(context).map_err(|e| config::creation_error(e, settings))?;
         let consumer = Arc::new(consumer);
         let budget = Arc::new(Budget::new(limits));
         let group = Group {
@@ -173,8 +170,7 @@ impl Consumer {
         self.consumer.resume(&list(partitions)).map_err(|e| KafkaError::Call(e.to_string()))
     }
 
-    /// Leaves the group at once, open revokes or not, and ends the client. A static member must have left before: one that ends without
-    /// keeps its partitions for who comes after it.
+    /// Leaves the group at once, open revokes or not, and ends the client.
     pub async fn close(self, bound: Duration) -> Closed {
         let end = Instant::now() + bound;
         let Self { consumer, commands, commits, tasks, group, .. } = self;
@@ -191,11 +187,6 @@ impl Consumer {
             let consumer = consumer;
             while Arc::strong_count(&consumer) > 1 && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(2));
-            }
-            // librdkafka leaves for a static member only while it is not asked to end. Its main thread takes one thing after the other:
-            // with the first answer it has stopped the partitions that were given back, with the second it has left.
-            for _ in 0..2 {
-                let _ = consumer.assignment();
             }
             drop(consumer);
             let _ = reply.send(());

@@ -139,8 +139,7 @@ impl Brokers {
         let mut state = lock(&self.state);
         state.unlisted = if any { 0 } else { state.unlisted + 1 };
         if state.unlisted == 2 {
-            let message = "a broker said that there are no brokers, and the Kafka client has forgotten all their addresses: \
-                           the next start connects anew";
+            let message = "the Kafka client knows no broker any more: the next start connects anew";
             let _ = self.events.send(KafkaEvent::Fatal(message.to_owned()));
         }
     }

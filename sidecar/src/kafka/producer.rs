@@ -106,7 +106,7 @@ impl Producer {
     }
 
     fn refused(&self, client: &FutureProducer<Log>, topic: &str, error: &RdError) -> ProduceError {
-        self.renew_if_fatal(client);
+        self.renew_if_lost(client, error);
         ProduceError { permanent: is_permanent(error), message: format!("topic {topic}: {error}") }
     }
 
@@ -122,14 +122,16 @@ impl Producer {
         Ok(created)
     }
 
-    /// An idempotent producer that lost its place refuses everything from then on; a new one starts afresh.
-    fn renew_if_fatal(&self, failed: &FutureProducer<Log>) {
-        if let Some((code, reason)) = failed.client().fatal_error() {
-            let mut client = lock(&self.client);
-            if client.as_ref().is_some_and(|c| c.client().native_ptr() == failed.client().native_ptr()) {
-                tracing::warn!(%code, reason, "the Kafka producer is replaced");
-                *client = None;
-            }
+    /// An idempotent producer that lost its place refuses everything from then on, and one that nobody took anything from in time may have
+    /// forgotten all brokers (librdkafka's issue 5301); a new one starts afresh.
+    fn renew_if_lost(&self, failed: &FutureProducer<Log>, error: &RdError) {
+        let fatal = failed.client().fatal_error().map(|(_, reason)| reason);
+        let timed_out = error.rdkafka_error_code() == Some(Code::MessageTimedOut);
+        let Some(reason) = fatal.or(timed_out.then(|| error.to_string())) else { return };
+        let mut client = lock(&self.client);
+        if client.as_ref().is_some_and(|c| c.client().native_ptr() == failed.client().native_ptr()) {
+            tracing::warn!(reason, "the Kafka producer is replaced");
+            *client = None;
         }
     }
 }

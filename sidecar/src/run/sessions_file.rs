@@ -1,7 +1,7 @@
 //! Decides where a sidecar's sessions are written down, so that the next container in the same pod ends them. I/O.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::claim::SessionId;
@@ -35,8 +35,13 @@ impl SessionsFile {
     /// Replaces the file at once: a reader sees the old names or the new ones.
     pub(super) fn write(&self, sessions: &[SessionId]) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let lines: String = sessions.iter().map(|session| format!("{session}\n")).collect();
-        super::replace(path, lines.as_bytes())
+        let fresh = path.with_extension("new");
+        let mut file = fs::File::create(&fresh)?;
+        for session in sessions {
+            writeln!(file, "{session}")?;
+        }
+        file.sync_all()?;
+        fs::rename(fresh, path)
     }
 }
 

@@ -1,10 +1,14 @@
 //! Decides how brokers form a cluster for tests: each broker and controller in one JVM, three replicas of everything. I/O.
 
-use anyhow::Context;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rdkafka::consumer::Consumer;
 use tempfile::TempDir;
 
 use super::{Kafka, Listener, QUICK, Seat};
 use crate::port;
+use crate::wait::LOOK_AGAIN;
 
 /// Of what stands twice, the last counts. Slower to take each other for dead than a broker alone may be: they share two cores.
 const SEVERAL: &str = "\
@@ -22,6 +26,9 @@ controller.quorum.fetch.timeout.ms=2000
 controller.quorum.election.backoff.max.ms=1000
 ";
 
+/// How long a broker may take to catch up with the others.
+const CAUGHT_UP: Duration = Duration::from_secs(60);
+
 /// One broker, or three of which one can go without anybody missing it. Dropped, they are killed and their data removed.
 #[derive(Debug)]
 pub struct KafkaCluster {
@@ -37,6 +44,18 @@ impl KafkaCluster {
         if let [alone] = links {
             return Ok(Self { brokers: vec![Kafka::start_behind(alone).await?] });
         }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Self::start_several(links).await {
+                // Somebody took a port between our look and a broker's bind.
+                Err(e) if tries < 3 && format!("{e:#}").contains("Address already in use") => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn start_several(links: &[Vec<Listener>]) -> anyhow::Result<Self> {
         let controllers = links.iter().map(|_| port::free()).collect::<anyhow::Result<Vec<_>>>()?;
         let voter = |(n, controller): (usize, &u16)| format!("{}@{}:{controller}", n + 1, port::host());
         let voters = controllers.iter().enumerate().map(voter).collect::<Vec<_>>().join(",");
@@ -71,6 +90,27 @@ impl KafkaCluster {
     #[must_use]
     pub fn is_one(&self) -> bool {
         self.brokers.len() == 1
+    }
+
+    /// Starts a broker that was killed, and waits until it has every replica again that it had: the next one can go then.
+    ///
+    /// # Errors
+    /// As for [`Kafka::restart`], or it has not caught up within a minute.
+    pub async fn restart(&mut self, number: u64) -> anyhow::Result<()> {
+        let broker = self.broker(number)?;
+        broker.restart().await?;
+        let client = broker.client()?;
+        let started = Instant::now();
+        loop {
+            let metadata = client.fetch_metadata(None, Duration::from_secs(2))?;
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            let behind = partitions.filter(|partition| partition.isr().len() < partition.replicas().len()).count();
+            if behind == 0 {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < CAUGHT_UP, "{behind} partitions lack a replica after {CAUGHT_UP:?}");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// One of its brokers, by any number.

@@ -101,7 +101,8 @@ impl RedisSentinel {
         master.command::<Value>(&["CLIENT", "KILL", "TYPE", "replica"]).map(|_| ())
     }
 
-    /// Kills the master, waits until the replica has its place, and starts it again, as the new one's replica.
+    /// Kills the master, waits until the replica has its place, and starts it again: as the new one's replica, since it would take itself for
+    /// a master until the sentinel says so, some 10 s later.
     ///
     /// # Errors
     /// Where that doesn't happen in 30 s.
@@ -110,10 +111,8 @@ impl RedisSentinel {
         self.servers[old].kill()?;
         self.wait_for_master(1 - old)?;
         self.servers[old].restart()?;
-        // The sentinel would say so too, some 10 s later.
         let port = self.servers[1 - old].port().to_string();
-        self.servers[old].command::<Value>(&["REPLICAOF", "127.0.0.1", &port])?;
-        self.wait_until_whole()
+        self.servers[old].command::<Value>(&["REPLICAOF", "127.0.0.1", &port]).map(|_| ())
     }
 
     /// Waits until each server has its place: the sentinel's master takes itself for one, and the other follows it.

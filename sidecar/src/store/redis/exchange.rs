@@ -39,7 +39,13 @@ pub(super) async fn exchange(
             outcomes[place] = outcome;
         }
     }
-    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Answer(answer) if is_read_only(answer))) {
+    let may_be_another = |outcome: &Outcome| match outcome {
+        // A proxy says so of the server behind it.
+        Outcome::Answer(Err(StoreError::Unanswered(_))) => true,
+        Outcome::Answer(answer) => is_read_only(answer),
+        _ => false,
+    };
+    if outcomes.iter().any(may_be_another) {
         // A failover made it a replica: connect anew, to whichever server is the master by then.
         link.give_up(live);
     }
