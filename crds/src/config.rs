@@ -105,7 +105,7 @@ pub enum EventIdRule {
 pub struct SessionConfig {
     /// Prefix of the session keys in Redis; the same for all sidecars that share event keys.
     pub prefix: String,
-    /// How long a sidecar is believed alive after its last renewal, 1s to 30s. Below Kafka's `session.timeout.ms` (15s).
+    /// How long a sidecar is believed alive after its last renewal, 1s to 30s. Below Kafka's `session.timeout.ms`, which is 15s or half as long again.
     pub ttl: Duration,
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crds::config::kafka_properties::session_timeout;
 use crds::config::{ClaimCommand, Problem, Problems, SaslMechanism, SidecarConfig, Topology, redis_url};
 
 mod files;
@@ -242,11 +243,10 @@ fn kafka_settings(config: &SidecarConfig, problems: &mut Problems) -> KafkaSetti
     let mut read = |field, file: Option<&Path>| files::optional(field, file, problems);
     let username = read("kafka.sasl.usernameFile", kafka.sasl.as_ref().map(|s| s.username_file.as_path()));
     let password = read("kafka.sasl.passwordFile", kafka.sasl.as_ref().map(|s| s.password_file.as_path()));
-    KafkaSettings {
-        properties: kafka_properties::properties(kafka, username, password),
-        group: config.group.clone(),
-        topics: config.topics.clone(),
-    }
+    let mut properties = kafka_properties::properties(kafka, username, password);
+    let timeout = session_timeout(&kafka.properties, config.session.ttl.get()).as_millis();
+    properties.push(("session.timeout.ms".to_owned(), Secret::new(timeout.to_string())));
+    KafkaSettings { properties, group: config.group.clone(), topics: config.topics.clone() }
 }
 
 impl Settings {

@@ -14,10 +14,6 @@ const SECRETS: &str = "a secret or another way to log in must not stand in this 
 const CALLBACK_TYPES: &str = "it can't be set by text";
 const CODE: &str = "the sidecar loads no foreign code";
 
-/// Default of `session.timeout.ms`, in milliseconds. Kafka's own, 45 s, is how long partitions of a dead member stand still. It is so long
-/// since being taken for dead is dear for most clients; here nothing comes twice by it (docs/adr/0017-session-timeout.md).
-pub const SESSION_TIMEOUT: u64 = 15_000;
-
 /// Properties that are refused by name, and why.
 pub const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "use kafka.bootstrapServers"),
@@ -99,10 +95,14 @@ pub fn reserved(name: &str) -> Option<&'static str> {
     }
 }
 
-/// How long Kafka believes a silent member alive.
+/// How long Kafka believes a silent member alive: what is set, or 15 s, or half as long again as our own sessions live.
+///
+/// Kafka's own default, 45 s, is how long partitions of a dead member stand still. It is so long since being taken for dead is dear for most
+/// clients; here nothing comes twice by it (docs/adr/0017-session-timeout.md).
 #[must_use]
-pub fn session_timeout(properties: &BTreeMap<String, String>) -> Duration {
-    millis(properties, "session.timeout.ms", SESSION_TIMEOUT)
+pub fn session_timeout(properties: &BTreeMap<String, String>, ttl: Duration) -> Duration {
+    let default = (ttl * 3 / 2).max(Duration::from_secs(15));
+    millis(properties, "session.timeout.ms", u64::try_from(default.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How long a member may go without a poll, and so a revoke may take.

@@ -238,7 +238,7 @@ fn session(config: &SidecarConfig, problems: &mut Problems) {
     }
     let ttl = config.session.ttl.get();
     within("session.ttl", ttl, Duration::from_secs(1), Duration::from_secs(30), problems);
-    let kafka = kafka_properties::session_timeout(&config.kafka.properties);
+    let kafka = kafka_properties::session_timeout(&config.kafka.properties, ttl);
     if ttl >= kafka {
         let wrong = format!(
             "is {}, not below Kafka's session.timeout.ms ({}): the claims of a dead sidecar must be void before its \

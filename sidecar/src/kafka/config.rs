@@ -1,6 +1,5 @@
 //! Decides librdkafka's properties: the user's, and over them those that the promises stand on. Pure, but for creating the client.
 
-use crds::config::kafka_properties::SESSION_TIMEOUT;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as RdError;
@@ -21,7 +20,6 @@ pub(super) fn consumer(settings: &KafkaSettings) -> ClientConfig {
     // What a user may change. A partition has a queue of its own, so the bound on prefetched bytes is one for each
     // partition; a reader that found its queue full must be fed again at once (the default pause of 1 s halves throughput).
     config
-        .set("session.timeout.ms", SESSION_TIMEOUT.to_string())
         // A member hears by its heartbeats that partitions are to change hands: so long may a handover wait for each.
         .set("heartbeat.interval.ms", "1000")
         .set("queued.max.messages.kbytes", "1024")

@@ -68,10 +68,28 @@ fn a_small_file_has_good_defaults() {
     assert_eq!(settings.config.ttl, crds::Duration::from_secs(86_400));
     assert_eq!(settings.redis.urls, [Secret::new("redis://redis:6379")]);
     assert_eq!(settings.redis.timeout, Duration::from_millis(250));
-    let expected =
-        BTreeMap::from([("bootstrap.servers", "kafka-0:9092,kafka-1:9092"), ("security.protocol", "plaintext")]);
+    let expected = BTreeMap::from([
+        ("bootstrap.servers", "kafka-0:9092,kafka-1:9092"),
+        ("security.protocol", "plaintext"),
+        ("session.timeout.ms", "15000"),
+    ]);
     assert_eq!(properties(&settings), expected);
     assert_eq!(settings.warnings(), [""; 0]);
+}
+
+#[test]
+fn kafka_believes_a_member_alive_for_longer_than_its_session_lives() {
+    for (lines, timeout) in [
+        ("session: {ttl: 20s}", "30000"),
+        ("session: {ttl: 1s}", "15000"),
+        ("kafka: {bootstrapServers: 'k:9092', properties: {session.timeout.ms: '45000'}}", "45000"),
+    ] {
+        let kept: String =
+            GOOD.lines().filter(|line| !line.starts_with("kafka")).map(|line| format!("{line}\n")).collect();
+        let good = if lines.starts_with("kafka") { kept } else { GOOD.to_owned() };
+        let settings = load(&format!("{good}{lines}\n")).unwrap();
+        assert_eq!(properties(&settings)["session.timeout.ms"], timeout, "{lines}");
+    }
 }
 
 #[test]

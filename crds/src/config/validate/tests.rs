@@ -47,7 +47,7 @@ fn all_mistakes_are_told_in_a_fixed_order_and_without_secrets() {
         "topics": ["a b", "orders.v1", "orders.v1"],
         "delivery": {"path": "events", "maxAttempts": 3},
         "redis": {"url": "redis://:hunter2@redis"},
-        "kafka": {"bootstrapServers": "kafka", "properties": {"acks": "1", "group.id": "mine"}},
+        "kafka": {"bootstrapServers": "kafka", "properties": {"acks": "1", "group.id": "mine", "session.timeout.ms": "30000"}},
         "session": {"ttl": "1m"},
     });
     let told = told(fields);
