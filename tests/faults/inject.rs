@@ -146,7 +146,8 @@ async fn jump(pod: &mut Pod, fault: Fault) -> anyhow::Result<()> {
         std::fs::write(&clock, offset)?;
     }
     sleep(fault.span).await;
-    pod.end_sidecar().await?;
+    // Not asked to end: librdkafka's threads, whose waits the library does not know of, may sleep for as long as the clock was off.
+    pod.kill_sidecar();
     pod.tend().map(|_| ())
 }
 
