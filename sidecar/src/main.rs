@@ -44,7 +44,7 @@ fn consume(settings: sidecar::settings::Settings) -> ExitCode {
         args::tell(&error, error.exit_code());
         error.exit_code()
     });
-    // Not by returning: the runtimes would wait for what waits for Kafka, a commit to a broker that is away, or one of librdkafka's threads
-    // that sleeps by a wall clock which was set back. What that would still do comes again.
+    // Not by returning: the runtimes would wait, without a bound, for what waits for Kafka, as a commit to a broker that is away. What that
+    // would still do comes again.
     std::process::exit(code.into())
 }

@@ -146,7 +146,7 @@ async fn jump(pod: &mut Pod, fault: Fault) -> anyhow::Result<()> {
         std::fs::write(&clock, offset)?;
     }
     sleep(fault.span).await;
-    // Not asked to end: librdkafka's threads, whose waits the library does not know of, may sleep for as long as the clock was off.
+    // Not asked to end: under the library that lies about the time a process now and then does not, by waits that the library does not know.
     pod.kill_sidecar();
     pod.tend().map(|_| ())
 }
