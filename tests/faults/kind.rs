@@ -247,10 +247,7 @@ impl Kind {
                 | Self::ReadOnly
                 | Self::OutOfMemory
                 | Self::Rollback
-                | Self::FailOver
-                | Self::LoseMaster
-                | Self::FreezeMaster
-        )
+        ) || self.fails_over()
     }
 
     /// Single messages between a sidecar and Redis are lost or late.
@@ -260,30 +257,22 @@ impl Kind {
 
     /// Redis loses what it had acknowledged.
     pub(crate) const fn loses_writes(self) -> bool {
-        matches!(self, Self::Flush | Self::Rollback | Self::FailOver | Self::LoseMaster | Self::FreezeMaster)
+        matches!(self, Self::Flush | Self::Rollback) || self.fails_over()
+    }
+
+    /// Another server takes the master's place, or may.
+    const fn fails_over(self) -> bool {
+        matches!(self, Self::FailOver | Self::LoseMaster | Self::FreezeMaster)
     }
 
     /// Can happen to a master with a replica and a sentinel: these take the place of what happens to a Redis that is alone. No link is
     /// between a pod and the servers there, since the sentinel says where they are.
     pub(crate) const fn strikes_sentinel(self) -> bool {
-        !matches!(
-            self,
-            Self::CutRedis
-                | Self::CutBoth
-                | Self::SlowRedis
-                | Self::KillRedis
-                | Self::FreezeRedis
-                | Self::ReadOnly
-                | Self::OutOfMemory
-                | Self::Rollback
-                | Self::LoseReplies
-                | Self::LoseRequests
-                | Self::LateRequests
-        )
+        self.fails_over() || !self.hides_redis() && !self.loses_messages()
     }
 
     /// Can happen to a Redis that is alone.
     pub(crate) const fn strikes_alone(self) -> bool {
-        !matches!(self, Self::FailOver | Self::LoseMaster | Self::FreezeMaster)
+        !self.fails_over()
     }
 }

@@ -43,12 +43,17 @@ fn load(text: &str) -> Result<Settings, SettingsError> {
     load_with(text, &HashMap::new())
 }
 
-/// The mistakes in the good file with these lines beside it (a line of the same field takes the good one's place).
-fn mistakes(lines: &str) -> BTreeMap<String, String> {
+/// The good file with these lines beside it; a line of the same field takes the good one's place.
+fn with(lines: &str) -> String {
     let field = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
     let changed: Vec<String> = lines.lines().map(field).collect();
     let kept: String = GOOD.lines().filter(|l| !changed.contains(&field(l))).map(|l| format!("{l}\n")).collect();
-    match load(&format!("{kept}{lines}\n")) {
+    format!("{kept}{lines}\n")
+}
+
+/// The mistakes in the good file with these lines.
+fn mistakes(lines: &str) -> BTreeMap<String, String> {
+    match load(&with(lines)) {
         Ok(_) => BTreeMap::new(),
         Err(error) => {
             assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -84,10 +89,7 @@ fn kafka_believes_a_member_alive_for_longer_than_its_session_lives() {
         ("session: {ttl: 1s}", "15000"),
         ("kafka: {bootstrapServers: 'k:9092', properties: {session.timeout.ms: '45000'}}", "45000"),
     ] {
-        let kept: String =
-            GOOD.lines().filter(|line| !line.starts_with("kafka")).map(|line| format!("{line}\n")).collect();
-        let good = if lines.starts_with("kafka") { kept } else { GOOD.to_owned() };
-        let settings = load(&format!("{good}{lines}\n")).unwrap();
+        let settings = load(&with(lines)).unwrap();
         assert_eq!(properties(&settings)["session.timeout.ms"], timeout, "{lines}");
     }
 }
