@@ -89,7 +89,7 @@ impl Producer {
                 Some((client, Err(error))) if error.rdkafka_error_code() != Some(Code::QueueFull) => (client, error),
                 _ => return this.send(&topic, record).await,
             };
-            Err(this.refused(&client, &topic, &error))
+            Err(this.refused(client, &topic, &error))
         }
     }
 
@@ -101,12 +101,14 @@ impl Producer {
         let client = self.client().map_err(|e| ProduceError { permanent: false, message: e.to_string() })?;
         match client.send(shape(topic, &record), QUEUE_WAIT).await {
             Ok(_) => Ok(()),
-            Err((error, _)) => Err(self.refused(&client, topic, &error)),
+            Err((error, _)) => Err(self.refused(client, topic, &error)),
         }
     }
 
-    fn refused(&self, client: &FutureProducer<Log>, topic: &str, error: &RdError) -> ProduceError {
-        self.renew_if_lost(client, error);
+    fn refused(&self, client: FutureProducer<Log>, topic: &str, error: &RdError) -> ProduceError {
+        self.renew_if_lost(&client, error);
+        // The last reference to a replaced client ends it, which takes a while: not on the thread that turns the loop.
+        std::thread::spawn(move || drop(client));
         ProduceError { permanent: is_permanent(error), message: format!("topic {topic}: {error}") }
     }
 
@@ -162,4 +164,25 @@ fn is_permanent(error: &RdError) -> bool {
                 | Code::UnsupportedForMessageFormat
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Secret;
+
+    #[tokio::test]
+    async fn a_client_that_nobody_took_anything_from_in_time_is_replaced() {
+        let property = |name: &str, value: &str| (name.to_owned(), Secret::new(value));
+        let producer = Producer::new(KafkaSettings {
+            // Nobody listens there.
+            properties: vec![property("bootstrap.servers", "127.0.0.1:1"), property("message.timeout.ms", "200")],
+            group: "g".into(),
+            topics: Vec::new(),
+        });
+        let record = OutRecord { key: None, value: Some(b"x"[..].into()), headers: Vec::new() };
+        let error = producer.send("t", record).await.unwrap_err();
+        assert!(!error.permanent, "{}", error.message);
+        assert!(lock(&producer.client).is_none(), "the next record has another client");
+    }
 }
